@@ -1,0 +1,46 @@
+"""Batch normalization for PyTorch: insert it, train with it, measure what it does.
+
+Importing this package does not import torch; the first name used does.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from . import functional, study
+    from .moments import Moments
+    from .nn import BatchNorm1d, BatchNorm2d, BatchNorm3d
+    from .surgery import insert
+
+_MODULE_BY_NAME = {
+    "BatchNorm1d": ".nn",
+    "BatchNorm2d": ".nn",
+    "BatchNorm3d": ".nn",
+    "Moments": ".moments",
+    "functional": ".functional",
+    "insert": ".surgery",
+    "study": ".study",
+}
+
+__all__ = [
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "Moments",
+    "functional",
+    "insert",
+    "study",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_BY_NAME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(_MODULE_BY_NAME[name], __name__)
+    return module if module.__name__ == f"{__name__}.{name}" else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,51 @@
+"""Every exception the library raises on purpose.
+
+BatchNormError
+├── ShapeError(ValueError)        a tensor has the wrong number of axes or channels
+├── StatisticsError(ValueError)   there are no statistics to compute or to use
+├── OptionError(ValueError)       an option has a value that is not one of the known ones
+├── SurgeryError(ValueError)      a model cannot be changed the way that was asked for
+└── CommandError                  a command cannot go on; carries the exit code
+    ├── UsageError                exit code 2: what the user gave is wrong
+    └── MissingExtraError         exit code 3: an optional dependency is not installed
+
+A message says what was expected, what was found, where, and what to do.
+"""
+
+
+class BatchNormError(Exception):
+    """Base of every error raised by this library."""
+
+
+class ShapeError(BatchNormError, ValueError):
+    """A tensor has the wrong number of axes or channels."""
+
+
+class StatisticsError(BatchNormError, ValueError):
+    """There are no statistics to compute or to use."""
+
+
+class OptionError(BatchNormError, ValueError):
+    """An option has a value that is not one of the known ones."""
+
+
+class SurgeryError(BatchNormError, ValueError):
+    """A model cannot be changed the way that was asked for."""
+
+
+class CommandError(BatchNormError):
+    """A command cannot go on; the command line prints the message and exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class UsageError(CommandError):
+    """What the user gave is wrong: a file, a callable, a value, a data set."""
+
+    exit_code = 2
+
+
+class MissingExtraError(CommandError):
+    """A part of the library was used whose optional dependencies are not installed."""
+
+    exit_code = 3
