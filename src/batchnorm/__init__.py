@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from . import functional, study
     from .moments import Moments
     from .nn import BatchNorm1d, BatchNorm2d, BatchNorm3d
-    from .surgery import insert
+    from .surgery.insert import insert
 
 _MODULE_BY_NAME = {
     "BatchNorm1d": ".nn",

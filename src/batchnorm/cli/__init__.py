@@ -1,0 +1,39 @@
+"""The command line; one file per command. `--help` must not import torch: it answers at once."""
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from ..errors import CommandError
+from . import env, report, study
+
+app = typer.Typer(
+    name="batchnorm",
+    help="Batch normalization for PyTorch: does it keep its promises on your network?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("study", cls=study.Command)(study.command)
+app.command("report")(report.command)
+app.command("env")(env.command)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command.
+
+    Args:
+        arguments: Without the program's name.
+
+    Returns:
+        The exit code: 0 fine, 2 wrong usage, 3 something not installed, 130 stopped by Ctrl-C.
+    """
+    try:
+        app(args=list(arguments), prog_name="batchnorm")
+    except CommandError as error:
+        print(f"batchnorm: {error}", file=sys.stderr)
+        return error.exit_code
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0

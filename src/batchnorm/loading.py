@@ -1,0 +1,107 @@
+"""Find the callable that a user names as `path/to/file.py:name` or `package.module:name`."""
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from .errors import UsageError
+
+
+def load(spec: str, option: str) -> Callable[..., Any]:
+    """Import the callable that `spec` names.
+
+    The user's file is executed: it is their own code, named by themselves.
+
+    Args:
+        spec: "path/to/file.py:callable" or "package.module:callable".
+        option: The option it came from, for messages: "--model".
+
+    Returns:
+        The callable.
+
+    Raises:
+        UsageError: No such file, module or name, or the name is not callable, or the file raises.
+    """
+    place, _, name = spec.rpartition(":")
+    if not place or not name:
+        raise UsageError(
+            f"{option} {spec!r}: expected path/to/file.py:callable or package.module:callable"
+        )
+    module = _import(place, spec, option)
+    if not hasattr(module, name):
+        found = sorted(n for n, v in vars(module).items() if callable(v) and n[0] != "_")
+        raise UsageError(
+            f"{option} {spec!r}: {place} has no {name!r}; its callables are: "
+            f"{', '.join(found) or 'none'}"
+        )
+    target = getattr(module, name)
+    if not callable(target):
+        raise UsageError(
+            f"{option} {spec!r}: {name!r} is a {type(target).__name__}, expected a function"
+        )
+    return target  # type: ignore[no-any-return]  # anything callable
+
+
+def fingerprint(spec: str) -> str:
+    """Identify the source that `spec` names, so that changed code is not taken for the same study.
+
+    Args:
+        spec: A specification that `load` accepts.
+
+    Returns:
+        The SHA-256 of the source file, or of the specification where there is no such file.
+    """
+    place = spec.rpartition(":")[0]
+    path = Path(place)
+    if path.suffix != ".py":
+        found = importlib.util.find_spec(place)
+        path = Path(found.origin) if found and found.origin else path
+    source = path.read_bytes() if path.is_file() else place.encode()
+    return hashlib.sha256(source).hexdigest()[:16]
+
+
+def _import(place: str, spec: str, option: str) -> ModuleType:
+    try:
+        return _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
+    except FileNotFoundError:
+        raise UsageError(
+            f"{option} {spec!r}: there is no file {place!r} (looked in {Path.cwd()})"
+        ) from None
+    except Exception as error:
+        raise UsageError(
+            f"{option} {spec!r}: importing {place} raised {type(error).__name__}: {error}"
+        ) from error
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    resolved = path.resolve()
+    name = f"batchnorm_user_{hashlib.sha256(str(resolved).encode()).hexdigest()[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    found = importlib.util.spec_from_file_location(name, resolved)
+    if found is None or found.loader is None:
+        raise ImportError(f"{path} cannot be imported")
+    module = importlib.util.module_from_spec(found)
+    # The file's neighbours must be importable from it, as when Python runs it as a script.
+    if str(resolved.parent) not in sys.path:
+        sys.path.insert(0, str(resolved.parent))
+    sys.modules[name] = module
+    try:
+        found.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _import_module(place: str) -> ModuleType:
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    return importlib.import_module(place)

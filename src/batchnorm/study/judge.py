@@ -1,0 +1,124 @@
+"""From cells of paired differences to verdicts, by one rule for every claim.
+
+The headline of a test averages its measurable cells seed by seed; Holm's correction goes over the
+headlines. Cells are shown with the word their own interval gives, and are not corrected. Where
+cells contradict each other the verdict is that it depends, and on what.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+from ..records import Claim, Effect, Test
+from .claims import PROMISES
+from .claims.cell import Cell, Definition
+from .evidence import Evidence
+from .statistics import (
+    CONTRADICTED,
+    DEPENDS,
+    EXPLORATORY,
+    INCONCLUSIVE,
+    NOT_MEASURABLE,
+    SUPPORTED,
+    compare,
+    decision_p,
+    holm,
+    verdict_after_holm,
+)
+
+
+def judge(evidence: Evidence) -> tuple[Claim, ...]:
+    """Judge every claim by what has been measured."""
+    tests = [make_test(d, d.cells(evidence)) for promise in PROMISES for d in promise.tests]
+    needs = {d.id: d.also_needs for promise in PROMISES for d in promise.tests}
+    adjusted = holm({test.id: p for test in tests if (p := _p(test)) is not None})
+    final = {
+        test.id: dataclasses.replace(
+            test, headline=settle(test, adjusted[test.id], needs[test.id](_beside(test)))
+        )
+        if test.id in adjusted
+        else test
+        for test in tests
+    }
+    return tuple(
+        Claim(p.number, p.title, p.meaning, p.method, p.limits, tuple(final[d.id] for d in p.tests))
+        for p in PROMISES
+    )
+
+
+def make_test(definition: Definition, cells: Sequence[Cell]) -> Test:
+    """Compare every cell, and average the measurable ones into the headline, before Holm."""
+    effects = [compare(c.label, c.by_seed, definition.threshold, c.why_missing) for c in cells]
+    in_headline = [
+        (cell, effect) for cell, effect in zip(cells, effects, strict=True) if cell.in_headline
+    ]
+    measurable = [cell for cell, effect in in_headline if effect.verdict != NOT_MEASURABLE]
+    missing = "; ".join(
+        f"{effect.label}: {effect.reason}"
+        for _, effect in in_headline
+        if effect.verdict == NOT_MEASURABLE
+    )
+    return Test(
+        id=definition.id,
+        name=definition.name,
+        quantity=definition.quantity,
+        scale=definition.scale,
+        threshold=definition.threshold,
+        source=definition.source,
+        headline=compare("headline", _average(measurable), definition.threshold, missing),
+        cells=tuple(effects),
+        depends_on=depends_on(in_headline),
+    )
+
+
+def settle(test: Test, p_holm: float, still_needed: str | None) -> Effect:
+    """Put the final word to a headline."""
+    verdict, reason = verdict_after_holm(test.headline, p_holm, test.threshold)
+    if verdict != EXPLORATORY and test.depends_on:
+        verdict, reason = DEPENDS, f"it depends on {test.depends_on}"
+    elif verdict == SUPPORTED and still_needed:
+        verdict, reason = INCONCLUSIVE, still_needed
+    unmeasured = sum(effect.verdict == NOT_MEASURABLE for effect in test.cells)
+    if unmeasured:
+        reason += f" ({unmeasured} of {len(test.cells)} cells could not be measured)"
+    return dataclasses.replace(test.headline, p_holm=p_holm, verdict=verdict, reason=reason)
+
+
+def depends_on(effects: Sequence[tuple[Cell, Effect]]) -> str | None:
+    """Name the factor that turns the verdict round, where cells support and contradict."""
+    by_word = {
+        word: [cell for cell, effect in effects if effect.verdict == word]
+        for word in (SUPPORTED, CONTRADICTED)
+    }
+    if not all(by_word.values()):
+        return None
+    factors = {
+        "the activation": [{c.activation for c in cells} for cells in by_word.values()],
+        "the condition": [{c.condition for c in cells} for cells in by_word.values()],
+    }
+    factor = next(
+        (name for name, (a, b) in factors.items() if not a & b), "activation and condition"
+    )
+    listed = "; ".join(
+        f"{word} for {', '.join(cell.label for cell in cells)}" for word, cells in by_word.items()
+    )
+    return f"{factor}: {listed}"
+
+
+def _average(cells: Sequence[Cell]) -> dict[int, float | None]:
+    """Mean over cells of every seed that all of them have."""
+    common = set.intersection(*(set(cell.by_seed) for cell in cells)) if cells else set()
+    rows = {seed: [cell.by_seed[seed] for cell in cells] for seed in sorted(common)}
+    return {
+        seed: sum(known) / len(known)
+        for seed, row in rows.items()
+        if len(known := [value for value in row if value is not None]) == len(row)
+    }
+
+
+def _beside(test: Test) -> list[Effect]:
+    return [effect for effect in test.cells if "slope" in effect.label]
+
+
+def _p(test: Test) -> float | None:
+    values = [d for d in test.headline.differences if d is not None]
+    return decision_p(values, test.threshold) if test.headline.mean is not None else None

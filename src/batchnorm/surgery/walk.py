@@ -1,0 +1,143 @@
+"""A tree of `nn.Sequential` read as the list of calls that running it makes.
+
+What this reading cannot see is collected with its qualified name and the reason, never skipped.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import nn
+
+from ..errors import SurgeryError
+from .kinds import Kind, is_lazy, is_sequence, kind_of
+
+_COMPUTING = (Kind.LAYER, Kind.ACTIVATION, Kind.OUTPUT)
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """One call of one module. A module used twice has two sites."""
+
+    parent: str
+    """Qualified name of the `nn.Sequential` that makes the call; empty for the model itself."""
+    child: str
+    """Name of the module in its parent."""
+    module: nn.Module
+    kind: Kind
+    input_shape: tuple[int, ...] | None = None
+    """Known only where the model was run on an example."""
+    output_shape: tuple[int, ...] | None = None
+    seen_harmless: bool = False
+    """A module of unknown class that was watched on an example and only moved its values."""
+
+    @property
+    def name(self) -> str:
+        """Qualified name of the module at this call."""
+        return qualified(self.parent, self.child)
+
+    def __str__(self) -> str:
+        return f"{type(self.module).__name__} '{self.name or 'the model itself'}'"
+
+
+def qualified(parent: str, child: str) -> str:
+    """The name of a child as `named_modules` gives it."""
+    return f"{parent}.{child}" if parent else child
+
+
+def walk(model: nn.Module) -> list[Site]:
+    """The calls that running the model makes, in order, one level below every `nn.Sequential`."""
+    if not is_sequence(model):
+        return [Site("", "", model, kind_of(model))]
+    return list(_calls(model, ""))
+
+
+def shared_sequences(model: nn.Module) -> dict[str, list[str]]:
+    """Every `nn.Sequential` called from several places: each of its names, with all of them."""
+    names: dict[int, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if is_sequence(module):
+            names.setdefault(id(module), []).append(name)
+    return {name: uses for uses in names.values() if len(uses) > 1 for name in uses}
+
+
+def never_visible(site: Site) -> bool:
+    """Whether even watching the module on an example could not tell what it hides."""
+    if site.kind is not Kind.UNKNOWN:
+        return False
+    return not _is_plain(site.module) or bool(holds(site.module))
+
+
+def require_visible(sites: Iterable[Site], has_example: bool) -> None:
+    """Refuse what cannot be seen, all of it at once.
+
+    Raises:
+        SurgeryError: Some site is of unknown class and was not seen to be harmless.
+    """
+    reasons = [
+        f"  {site.name or '(the model itself)'}: {type(site.module).__name__} {_blind(site)}"
+        for site in sites
+        if site.kind is Kind.UNKNOWN and not site.seen_harmless
+    ]
+    if reasons:
+        enough = " For a module that only moves or scales values, insert(model, example) is enough."
+        raise SurgeryError(
+            "insert follows nn.Sequential and cannot see what runs in here:\n"
+            + "\n".join(reasons)
+            + "\nPut batch normalization in by hand there, for example with a function "
+            "make(norm) that builds the network, or call insert on its nn.Sequential parts, "
+            "as in model.body = insert(model.body)." + enough * (not has_example)
+        )
+
+
+def require_materialized(model: nn.Module) -> None:
+    """Refuse lazy modules: nobody knows their number of channels yet.
+
+    Raises:
+        SurgeryError: Some parameter has no shape yet.
+    """
+    lazy = [n or "(the model itself)" for n, m in model.named_modules() if _is_lazy_itself(m)]
+    if lazy:
+        raise SurgeryError(
+            f"{', '.join(lazy)}: lazy, so the number of channels is not known yet. Run one batch "
+            "through the model first, then insert."
+        )
+
+
+def holds(module: nn.Module) -> list[str]:
+    """Classes of the layers and activations inside a module."""
+    inside = [m for m in module.modules() if m is not module and kind_of(m) in _COMPUTING]
+    return sorted({type(m).__name__ for m in inside})
+
+
+def _calls(sequence: nn.Module, name: str) -> Iterator[Site]:
+    # named_children() would leave out the second use of a shared module
+    for child, module in sequence._modules.items():
+        site = Site(name, child, module, Kind.UNKNOWN)  # type: ignore[arg-type]
+        if module is None:
+            yield site
+        elif is_sequence(module):
+            yield from _calls(module, site.name)
+        else:
+            yield dataclasses.replace(site, kind=kind_of(module))
+
+
+def _blind(site: Site) -> str:
+    if site.module is None:
+        return "is an empty place, which cannot run"
+    inside = holds(site.module)
+    if inside:
+        return f"has a forward of its own and holds {', '.join(inside)}"
+    if not _is_plain(site.module):
+        return "is compiled to a script; insert before torch.jit.script"
+    if isinstance(site.module, nn.Sequential):
+        return "is an nn.Sequential with a forward of its own"
+    return "is of a class insert does not know, and may hide a layer or an activation"
+
+
+def _is_plain(module: nn.Module | None) -> bool:
+    return module is not None and not isinstance(module, torch.jit.ScriptModule)
+
+
+def _is_lazy_itself(module: nn.Module) -> bool:
+    return is_lazy(module) and not any(is_lazy(child) for child in module.children())
