@@ -91,17 +91,22 @@ def depends_on(effects: Sequence[tuple[Cell, Effect]]) -> str | None:
     }
     if not all(by_word.values()):
         return None
-    factors = {
-        "the activation": [{c.activation for c in cells} for cells in by_word.values()],
-        "the condition": [{c.condition for c in cells} for cells in by_word.values()],
-    }
-    factor = next(
-        (name for name, (a, b) in factors.items() if not a & b), "activation and condition"
-    )
+    factor = _factor(*by_word.values())
     listed = "; ".join(
         f"{word} for {', '.join(cell.label for cell in cells)}" for word, cells in by_word.items()
     )
     return f"{factor}: {listed}"
+
+
+def _factor(supporting: list[Cell], contradicting: list[Cell]) -> str:
+    """What tells the cells that support from those that contradict."""
+    by_activation = {c.activation for c in supporting}.isdisjoint(
+        c.activation for c in contradicting
+    )
+    by_condition = {c.condition for c in supporting}.isdisjoint(c.condition for c in contradicting)
+    if by_activation == by_condition:
+        return "activation and condition"
+    return "the activation" if by_activation else "the condition"
 
 
 def _average(cells: Sequence[Cell]) -> dict[int, float | None]:
