@@ -28,20 +28,29 @@ from .statistics import (
 
 def judge(evidence: Evidence) -> tuple[Claim, ...]:
     """Judge every claim by what has been measured."""
-    tests = [make_test(d, d.cells(evidence)) for promise in PROMISES for d in promise.tests]
-    needs = {d.id: d.also_needs for promise in PROMISES for d in promise.tests}
+    cells = {d.id: d.cells(evidence) for promise in PROMISES for d in promise.tests}
+    tests = [make_test(d, cells[d.id]) for promise in PROMISES for d in promise.tests]
     adjusted = holm({test.id: p for test in tests if (p := _p(test)) is not None})
-    final = {
-        test.id: dataclasses.replace(
-            test, headline=settle(test, adjusted[test.id], needs[test.id](_beside(test)))
-        )
-        if test.id in adjusted
-        else test
-        for test in tests
-    }
+
+    def final(definition: Definition, test: Test) -> Test:
+        if definition.id not in adjusted:
+            return test
+        pairs = zip(cells[definition.id], test.cells, strict=True)
+        beside = [effect for cell, effect in pairs if not cell.in_headline]
+        needed = definition.also_needs(beside)
+        return dataclasses.replace(test, headline=settle(test, adjusted[test.id], needed))
+
+    by_id = {test.id: test for test in tests}
     return tuple(
-        Claim(p.number, p.title, p.meaning, p.method, p.limits, tuple(final[d.id] for d in p.tests))
-        for p in PROMISES
+        Claim(
+            promise.number,
+            promise.title,
+            promise.meaning,
+            promise.method,
+            promise.limits,
+            tuple(final(d, by_id[d.id]) for d in promise.tests),
+        )
+        for promise in PROMISES
     )
 
 
@@ -118,10 +127,6 @@ def _average(cells: Sequence[Cell]) -> dict[int, float | None]:
         for seed, row in rows.items()
         if len(known := [value for value in row if value is not None]) == len(row)
     }
-
-
-def _beside(test: Test) -> list[Effect]:
-    return [effect for effect in test.cells if "slope" in effect.label]
 
 
 def _p(test: Test) -> float | None:
