@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from ..records import Claim, StudyResult, Test, to_json
+from ..records import StudyResult, Test, to_json
 from ..report import wording
 
 _STYLES = {"supported": "green", "contradicted": "red", "depends": "yellow"}
@@ -30,25 +31,24 @@ def print_verdicts(result: StudyResult, page: Path, *, as_json: bool) -> None:
 
 
 def _table(result: StudyResult) -> Table:
-    table = Table(title="Does batch normalization keep its promises here?", show_lines=False)
-    for heading in ("claim", "test", "verdict", "effect", "95 % interval", "seeds", "wins"):
-        table.add_column(heading)
+    table = Table(title="Does batch normalization keep its promises here?", box=SIMPLE_HEAD)
+    table.add_column("test", min_width=20)
+    for heading in ("verdict", "effect", "95 % interval", "seeds in favor"):
+        table.add_column(heading, no_wrap=heading != "seeds in favor")
     for claim in result.claims:
-        for i, test in enumerate(claim.tests):
-            table.add_row(*_row(claim, test, first=i == 0))
+        for test in claim.tests:
+            table.add_row(*_row(test), end_section=test is claim.tests[-1])
     return table
 
 
-def _row(claim: Claim, test: Test, *, first: bool) -> list[str]:
+def _row(test: Test) -> list[str]:
     headline = test.headline
     style = _STYLES.get(headline.verdict, "")
     return [
-        f"{claim.number} {claim.title}" if first else "",
         f"{test.id} {test.name}",
         f"[{style}]{headline.verdict}[/]" if style else headline.verdict,
         wording.effect(headline, test.scale),
         wording.interval(headline, test.scale) or wording.ABSENT,
-        str(wording.measured_seeds(headline)),
         wording.wins(headline),
     ]
 

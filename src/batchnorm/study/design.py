@@ -6,7 +6,10 @@ import json
 from typing import Any
 
 from ..errors import UsageError
-from ..loading import fingerprint
+from ..loading import fingerprint, load
+
+MIN_STEPS = 10
+"""Fewer have no last tenth to average the loss over."""
 
 CODE_SCHEMA = 1
 """Raised when the meaning of a trial's result changes: older results are then not reused."""
@@ -147,16 +150,18 @@ def make_design(
     Raises:
         UsageError: A value is out of its range.
     """
-    _check_numbers({"--steps": steps, "--batch-size": batch_size, "--seeds": seeds})
-    _check_numbers({"--depth": depth, "--width": width})
+    _check_number("--steps", steps, at_least=MIN_STEPS)
+    for option, value in {"--seeds": seeds, "--depth": depth, "--width": width}.items():
+        _check_number(option, value, at_least=1)
+    _check_number("--batch-size", batch_size, at_least=2, why=": batch statistics need as many")
     chosen = tuple(sorted(set(lrs))) if lrs else DEFAULT_LRS
     for lr in chosen:
         if not 0 < lr < float("inf"):
             raise UsageError(f"--lr {lr:g}: a learning rate must be a finite number above 0")
     if inputs not in (None, *INPUTS):
         raise UsageError(f"--inputs {inputs!r}: expected one of {', '.join(INPUTS)}")
-    if batch_size < 2:
-        raise UsageError("--batch-size 1: batch statistics need at least 2 samples per batch")
+    named = [(model, "--model"), (data, "--data")]
+    source = "+".join(_fingerprint(spec, option) for spec, option in named if spec)
     problem = Problem(
         inputs=inputs or ("raw" if data else "standardize"),
         batch_size=batch_size,
@@ -166,7 +171,7 @@ def make_design(
         width=width,
         model=model,
         data=data,
-        source="+".join(fingerprint(spec) for spec in (model, data) if spec),
+        source=source,
     )
     sizes = tuple(size for size in (4, 8, 16, 32) if size < batch_size)
     return Design(
@@ -178,7 +183,11 @@ def make_design(
     )
 
 
-def _check_numbers(values: dict[str, int]) -> None:
-    for option, value in values.items():
-        if value < 1:
-            raise UsageError(f"{option} {value}: expected at least 1")
+def _check_number(option: str, value: int, at_least: int, why: str = "") -> None:
+    if value < at_least:
+        raise UsageError(f"{option} {value}: expected at least {at_least}{why}")
+
+
+def _fingerprint(spec: str, option: str) -> str:
+    load(spec, option)  # refuses what there is nothing to fingerprint of
+    return fingerprint(spec)

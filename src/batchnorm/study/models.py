@@ -49,7 +49,8 @@ def build(config: TrialConfig, data: Data) -> nn.Module:
         with_norm = _make(problem, lambda num_features: BatchNorm(num_features, **options))
         return _share_weights(plain, with_norm)
     try:
-        return insert(plain, data.train.x[:2], **options)
+        with_bn: nn.Module = insert(plain, data.train.x[:2], dry_run=False, **options)
+        return with_bn
     except BatchNormError as error:
         raise UsageError(
             f"--model {problem.model!r}: batch normalization cannot be inserted: {error} "

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..design import BATCH_NORM, NONE
 from ..evidence import BEST, Evidence
 from ..outcome import DepthProfile, Outcome
 from ..probe import twin, watched
@@ -76,7 +77,7 @@ def cells(evidence: Evidence) -> list[Cell]:
             activation,
             words,
             paired(evidence, activation, BEST, lambda a, b, s=step: _difference(a, b, s)),  # type: ignore[misc]
-            why_untrained(evidence, activation, BEST),
+            _why_missing(evidence, activation),
         )
         for activation in evidence.design.activations
         for step, words in ((0, "at initialization"), (late, f"after {late} steps"))
@@ -93,6 +94,18 @@ DEFINITION = Definition(
     source="He et al. 2015, section 2.2; Yang et al. 2019",
     cells=cells,
 )
+
+
+def _why_missing(evidence: Evidence, activation: str) -> str:
+    probes = [
+        evidence.probe(activation, arm, BEST, seed)
+        for arm in (NONE, BATCH_NORM)
+        for seed in range(evidence.design.seeds)
+    ]
+    depths = [len(p.error_rms) for probe in probes if probe is not None for p in probe.profiles]
+    if not depths or min(depths) < 2:
+        return "growth needs at least two activations that are modules, such as nn.ReLU"
+    return why_untrained(evidence, activation, BEST)
 
 
 def _difference(without: Outcome, with_bn: Outcome, step: int) -> float | None:

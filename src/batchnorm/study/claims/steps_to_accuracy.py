@@ -60,8 +60,9 @@ def cells(evidence: Evidence) -> list[Cell]:
 
 DEFINITION = Definition(
     id="3b",
-    name="Steps to the weaker arm's best accuracy",
-    quantity="training steps without batch normalization divided by steps with it",
+    name="Steps to accuracy",
+    quantity="training steps to the weaker arm's best validation accuracy, "
+    "without batch normalization divided by with it",
     scale="ratio",
     threshold=RATIO,
     source="Ioffe & Szegedy 2015, Fig. 3",

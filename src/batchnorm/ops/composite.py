@@ -1,0 +1,110 @@
+"""Every phase in plain torch: any device, any dtype, differentiable to any order.
+
+The contract is in the package's docstring.
+"""
+
+from torch import Tensor
+
+from .. import shapes
+from ..moments import mean_and_var as stats
+
+__all__ = [
+    "backward",
+    "backward_constant",
+    "backward_elemt",
+    "backward_reduce",
+    "normalize",
+    "standardize",
+    "stats",
+]
+
+Grads = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+
+def normalize(
+    x: Tensor, mean: Tensor, invstd: Tensor, weight: Tensor | None, bias: Tensor | None
+) -> Tensor:
+    """Compute (x − mean)·invstd·weight + bias."""
+    ndim = x.dim()
+    xmu = x - shapes.as_channels(mean, ndim)
+    scale = shapes.as_channels(_scale(invstd, weight), ndim)
+    if bias is None:
+        return xmu * scale
+    return shapes.as_channels(bias.to(mean.dtype), ndim).addcmul(xmu, scale)
+
+
+def standardize(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Normalize by the statistics of x itself; they follow the result."""
+    mean, var = stats(x)
+    invstd = (var + eps).rsqrt()
+    count = shapes.count_per_channel(x.shape)
+    z = normalize(x, mean, invstd, weight, bias)
+    return z, mean, var * (count / max(count - 1, 1)), invstd
+
+
+def backward_reduce(grad_z: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum dy and dy·(x − mean) over every channel."""
+    dims = shapes.reduce_dims(x.dim())
+    xmu = x - shapes.as_channels(mean, x.dim())
+    return grad_z.sum(dims, dtype=mean.dtype), (grad_z * xmu).sum(dims)
+
+
+def backward_elemt(
+    grad_z: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    invstd: Tensor,
+    weight: Tensor | None,
+    sum_dy: Tensor,
+    sum_dy_xmu: Tensor,
+    count: int,
+) -> Tensor:
+    """Compute the gradient of the input from the two sums."""
+    ndim = x.dim()
+    slope = shapes.as_channels(invstd * invstd * sum_dy_xmu / count, ndim)
+    offset = shapes.as_channels(sum_dy / count, ndim)
+    xmu = x - shapes.as_channels(mean, ndim)
+    centered = grad_z - offset - xmu * slope
+    return (centered * shapes.as_channels(_scale(invstd, weight), ndim)).to(x.dtype)
+
+
+def backward(
+    grad_z: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    invstd: Tensor,
+    weight: Tensor | None,
+    needs: tuple[bool, bool, bool],
+) -> Grads:
+    """Compute the gradients of input, weight and bias for statistics of this very x."""
+    sum_dy, sum_dy_xmu = backward_reduce(grad_z, x, mean)
+    grad_input = None
+    if needs[0]:
+        count = shapes.count_per_channel(x.shape)
+        grad_input = backward_elemt(grad_z, x, mean, invstd, weight, sum_dy, sum_dy_xmu, count)
+    return grad_input, sum_dy_xmu * invstd if needs[1] else None, sum_dy if needs[2] else None
+
+
+def backward_constant(
+    grad_z: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    invstd: Tensor,
+    weight: Tensor | None,
+    needs: tuple[bool, bool, bool],
+) -> Grads:
+    """Compute the same gradients where the statistics do not depend on x."""
+    grad_input = grad_weight = grad_bias = None
+    if needs[0]:
+        grad_input = (grad_z * shapes.as_channels(_scale(invstd, weight), x.dim())).to(x.dtype)
+    if needs[1] or needs[2]:
+        sum_dy, sum_dy_xmu = backward_reduce(grad_z, x, mean)
+        grad_weight = sum_dy_xmu * invstd if needs[1] else None
+        grad_bias = sum_dy if needs[2] else None
+    return grad_input, grad_weight, grad_bias
+
+
+def _scale(invstd: Tensor, weight: Tensor | None) -> Tensor:
+    return invstd if weight is None else invstd * weight.to(invstd.dtype)

@@ -1,0 +1,105 @@
+"""Problems as data, and the tolerance every implementation is held to."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from batchnorm import functional, ops
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+ACTIVATIONS = (
+    None,
+    "relu",
+    "leaky_relu",
+    "elu",
+    "silu",
+    "gelu",
+    "hardswish",
+    "sigmoid",
+    "tanh",
+)
+TORCH_ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
+    None: torch.nn.Identity(),
+    "relu": torch.nn.ReLU(),
+    "leaky_relu": torch.nn.LeakyReLU(),
+    "elu": torch.nn.ELU(),
+    "silu": torch.nn.SiLU(),
+    "gelu": torch.nn.GELU(),
+    "hardswish": torch.nn.Hardswish(),
+    "sigmoid": torch.nn.Sigmoid(),
+    "tanh": torch.nn.Tanh(),
+}
+ROUTES = ("torch-autograd", "function-aten", "function-composite")
+
+
+def take_route(monkeypatch, route: str) -> None:
+    """Make functional.batch_norm compute the way it does for small, large and foreign tensors."""
+    if route != "torch-autograd":
+        monkeypatch.setattr(functional, "SMALL", 0)
+    if route == "function-composite":
+        monkeypatch.setattr(ops, "kernels", lambda x: ops.composite)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A shape and the way its values lie in memory."""
+
+    shape: tuple[int, ...]
+    memory: str = "contiguous"
+
+    def __str__(self) -> str:
+        return f"{'x'.join(map(str, self.shape))}-{self.memory}"
+
+    def arrange(self, x: Tensor) -> Tensor:
+        if self.memory == "channels_last":
+            formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+            return x.contiguous(memory_format=formats[x.dim()])
+        if self.memory == "transposed":
+            return x.transpose(0, -1).contiguous().transpose(0, -1)
+        if self.memory == "every_other":
+            return x.repeat_interleave(2, 0).repeat_interleave(2, -1)[::2, ..., ::2]
+        return x
+
+
+LAYOUTS = (
+    Layout((8, 5)),
+    Layout((2, 3)),
+    Layout((33, 1)),
+    Layout((16, 65)),
+    Layout((7, 6), "transposed"),
+    Layout((6, 4), "every_other"),
+    Layout((5, 3, 7)),
+    Layout((2, 65, 1)),
+    Layout((4, 3, 5), "transposed"),
+    Layout((4, 3, 5, 2)),
+    Layout((4, 3, 5, 6), "channels_last"),
+    Layout((9, 1, 2, 3), "channels_last"),
+    Layout((3, 4, 2, 5), "every_other"),
+    Layout((4, 3, 2, 3, 2)),
+    Layout((3, 2, 2, 3, 2), "channels_last"),
+)
+
+
+def assert_derived(
+    name: str, ours: Tensor, torchs: Tensor, exact: Tensor, dtype: torch.dtype, ulps: float = 4
+) -> None:
+    """Hold an error to twice torch's own at this dtype and a few ulp of the largest value.
+
+    Args:
+        name: What is compared, for the message.
+        ours: The tensor to judge.
+        torchs: What PyTorch computes for the same problem in the same dtype.
+        exact: What the reference computes, in float64.
+        dtype: Precision whose ulp counts.
+        ulps: How many of them.
+    """
+    assert ours.shape == exact.shape, f"{name}: {tuple(ours.shape)} is not {tuple(exact.shape)}"
+    if not exact.numel():
+        return
+    error = (ours.double() - exact).abs().max().item()
+    torch_error = (torchs.double() - exact).abs().max().item()
+    ulp = torch.finfo(dtype).eps * exact.abs().max().item() + torch.finfo(dtype).smallest_normal
+    bound = 2 * torch_error + ulps * ulp
+    assert error <= bound, f"{name}: error {error:.3g}, torch's {torch_error:.3g}, ulp {ulp:.3g}"
