@@ -2,6 +2,7 @@
 
 from html.parser import HTMLParser
 
+_APART = {"td", "th", "dt", "dd"}
 _VOID = {"meta", "link", "br", "img", "input", "hr"}
 
 
@@ -18,6 +19,8 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attributes):
         element = {"tag": tag, "attributes": dict(attributes), "text": ""}
         self.tags.append(element)
+        if tag in _APART:
+            self.handle_data(" ")
         if tag not in _VOID:
             self._open.append(element)
 

@@ -83,7 +83,7 @@ def test_failed_and_later_runs_are_not_in_the_grid_chart():
 
 def test_search_that_found_no_stable_rate_is_said(drawn):
     figure = drawn["stable-rates"]
-    assert figure.caption.endswith("Not shown: 1 searches that found no stable rate.")
+    assert figure.caption.endswith("Not shown: 1 search that found no stable rate.")
     cells = [row for row in figure.table.rows if row[3] == "none"]
     assert cells == [("sigmoid", "without BN, PyTorch default init", "0", "none")]
 

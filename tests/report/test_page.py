@@ -1,5 +1,6 @@
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -56,6 +57,12 @@ def test_summary_counts_verdicts(parsed):
         found["study"] == "5 of 7 tests support their claim, 1 contradicts it, 1 is inconclusive."
     )
     assert found["one_cell"] == "None of 7 tests has a verdict: the study is exploratory."
+
+
+def test_explanation_names_only_the_arms_that_were_run(parsed):
+    named = {name: words(page.with_class("prose")[0]) for name, page in parsed.items()}
+    assert "PyTorch default init" in named["study"]
+    assert "PyTorch default init" not in named["one_cell"]
 
 
 def test_banners_are_shown_only_where_they_apply(parsed):
@@ -182,7 +189,7 @@ def test_headings_skip_no_level(parsed):
     for page in parsed.values():
         levels = [int(e["tag"][1]) for e in page.named("h1", "h2", "h3", "h4", "h5", "h6")]
         assert levels[0] == 1
-        assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+        assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
 
 
 def test_page_stays_small(pages):

@@ -35,6 +35,8 @@ class TestCard:
     effect: str
     interval: str
     seeds: str
+    reason: str
+    """Why there is no answer, where a reader of the interval alone would expect one."""
     depends_on: str | None
     plot: IntervalPlot | None
 
@@ -75,6 +77,9 @@ def interval_plot(measured: Effect, threshold: float) -> IntervalPlot | None:
     )
 
 
+_UNANSWERED = ("inconclusive", "not measurable")
+
+
 def _test_card(test: Test, number: str) -> TestCard:
     headline = test.headline
     return TestCard(
@@ -84,6 +89,7 @@ def _test_card(test: Test, number: str) -> TestCard:
         effect=wording.effect(headline, test.scale),
         interval=wording.interval(headline, test.scale),
         seeds=wording.seeds(headline),
+        reason=headline.reason if headline.verdict in _UNANSWERED else "",
         depends_on=test.depends_on,
         plot=interval_plot(headline, test.threshold),
     )

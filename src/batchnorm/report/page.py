@@ -54,6 +54,7 @@ def render(result: StudyResult) -> str:
             result=result,
             summary=wording.summary(words),
             is_exploratory="exploratory" in words,
+            has_default_init=any(run.arm == "default init" for run in result.runs),
             cards=[card(claim) for claim in result.claims],
             sections=sections,
             anchors=_anchors(sections),
@@ -128,7 +129,7 @@ def _runs_table(runs: Iterable[Run]) -> Table:
 
 
 def _run_cells(run: Run) -> list[str]:
-    start = [run.stage, run.activation, wording.arm(run.arm), wording.number(run.lr)]
+    start = [run.stage, run.activation, wording.arm(run.arm), wording.rate(run.lr)]
     outcome = [str(run.seed), run.status, wording.integer(run.steps)]
     train = [wording.number(run.train_loss), wording.percent(run.train_accuracy)]
     test = [wording.percent(run.val_accuracy), wording.number(run.test_loss)]

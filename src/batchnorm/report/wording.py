@@ -23,7 +23,8 @@ _VERDICTS = (
     Verdict(
         "supported",
         "supported",
-        "The whole 95 % interval lies beyond the threshold, in favour of batch normalization.",
+        "The whole interval lies beyond the threshold, in favour of batch normalization, also "
+        "after Holm's correction for asking several questions at once.",
     ),
     Verdict(
         "contradicted",
@@ -40,7 +41,14 @@ _VERDICTS = (
     Verdict(
         "inconclusive",
         "inconclusive",
-        "The interval crosses the edge of the band: these seeds cannot tell.",
+        "The interval, or the one that Holm's correction widens it to, crosses the edge of the "
+        "band: these seeds cannot tell.",
+    ),
+    Verdict(
+        "depends",
+        "depends",
+        "Some cells support the claim and others contradict it: there is no one answer, "
+        "and what it depends on is named.",
     ),
     Verdict(
         "not measurable",
@@ -122,6 +130,17 @@ def number(value: float | None, digits: int = 3) -> str:
         return _signed(value, f"{mantissa}·10{str(int(exponent)).translate(_RAISED)}")
     decimals = digits - 1 - math.floor(math.log10(abs(value)))
     return _signed(value, f"{round(abs(value), decimals):,.{max(decimals, 0)}f}")
+
+
+def rate(value: float | None) -> str:
+    """Write a learning rate, without zeros that say nothing.
+
+    Example:
+        >>> rate(0.3), rate(0.17783)
+        ('0.3', '0.178')
+    """
+    value = finite(value)
+    return ABSENT if value is None else f"{value:.3g}"
 
 
 def integer(value: int) -> str:
@@ -240,6 +259,8 @@ def summary(words: list[str]) -> str:
     Example:
         >>> summary(["supported", "supported", "contradicted", "inconclusive"])
         '2 of 4 tests support their claim, 1 contradicts it, 1 is inconclusive.'
+        >>> summary(["supported", "depends", "depends"])
+        '1 of 3 tests supports its claim, 2 depend on the case.'
         >>> summary(["exploratory"] * 7)
         'None of 7 tests has a verdict: the study is exploratory.'
     """
@@ -262,6 +283,8 @@ def _rank(word: str) -> tuple[int, str]:
 
 def _phrase(word: str, count: int) -> str:
     is_one = count == 1
+    if word == "depends":
+        return f"{count} {'depends' if is_one else 'depend'} on the case"
     if word == "contradicted":
         return f"{count} {'contradicts' if is_one else 'contradict'} it"
     if word == "no practical effect":

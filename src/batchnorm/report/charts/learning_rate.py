@@ -46,7 +46,11 @@ def stable_rates(result: StudyResult) -> Figure:
     """Draw the largest stable learning rate of each arm, seeds joined."""
     rows = tuple(_stable_row(s) for s in result.stability if wording.finite(s.lr) is not None)
     absent = len(result.stability) - len(rows)
-    note = f" Not shown: {absent} searches that found no stable rate." if absent else ""
+    note = (
+        f" Not shown: {absent} search{'' if absent == 1 else 'es'} that found no stable rate."
+        if absent
+        else ""
+    )
     return Figure(
         id="stable-rates",
         title="Largest stable learning rate",
@@ -116,7 +120,7 @@ def _rate_row(run: Run, arms: Sequence[str]) -> Row | None:
 
 
 def _rate_cells(row: Row) -> list[str]:
-    start = [row["panel"], row["arm"], wording.number(row["lr"]), str(row["seed"])]
+    start = [row["panel"], row["arm"], wording.rate(row["lr"]), str(row["seed"])]
     return [*start, row["status"], wording.percent(row["accuracy"])]
 
 
@@ -147,7 +151,7 @@ def _rate_spec(rows: Sequence[Row], arms: Sequence[str]) -> Spec:
     )
     crosses = base.mark_point(
         shape="M-.8,-.8L.8,.8M-.8,.8L.8,-.8", size=26, strokeWidth=1.6, color="var(--diverged)"
-    ).encode(x=beside, y=y, tooltip=tooltip)
+    ).encode(x=beside, y=y, tooltip=tooltip[:-1])
     layers = [line.transform_filter(ok), points.transform_filter(ok)]
     return style.side_by_side([*layers, crosses.transform_filter(diverged)], rows, height=280)
 
@@ -184,7 +188,8 @@ def _stable_row(s: Stability) -> Row:
 
 
 def _stable_cells(s: Stability) -> list[str]:
-    rate = "none" if s.lr is None else " ".join(filter(None, [s.bound, wording.number(s.lr)]))
+    is_known = wording.finite(s.lr) is not None
+    rate = " ".join(filter(None, [s.bound, wording.rate(s.lr)])) if is_known else "none"
     return [s.activation, wording.arm(s.arm), str(s.seed), rate]
 
 

@@ -32,7 +32,7 @@
       labelLimit: 320,
       symbolSize: 90,
       symbolOpacity: 1,
-      symbolStrokeWidth: 1,
+      symbolStrokeWidth: 0,
       columnPadding: 22,
       offset: 14,
     },
