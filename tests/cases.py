@@ -83,23 +83,32 @@ LAYOUTS = (
 
 
 def assert_derived(
-    name: str, ours: Tensor, torchs: Tensor, exact: Tensor, dtype: torch.dtype, ulps: float = 4
+    name: str,
+    ours: Tensor,
+    torchs: Tensor,
+    exact: Tensor,
+    dtype: torch.dtype,
+    terms: float = 0.0,
+    condition: float = 0.0,
 ) -> None:
-    """Hold an error to twice torch's own at this dtype and a few ulp of the largest value.
+    """Hold an error to twice torch's own at this dtype and 4 ulp.
 
     Args:
         name: What is compared, for the message.
         ours: The tensor to judge.
         torchs: What PyTorch computes for the same problem in the same dtype.
         exact: What the reference computes, in float64.
-        dtype: Precision whose ulp counts.
-        ulps: How many of them.
+        dtype: Of the input; its ulp counts for the result, and for
+        terms: the size of the largest term of a sum whose result may be small.
+        condition: What an error of one ulp in the dtype of the statistics can grow to.
     """
     assert ours.shape == exact.shape, f"{name}: {tuple(ours.shape)} is not {tuple(exact.shape)}"
     if not exact.numel():
         return
     error = (ours.double() - exact).abs().max().item()
     torch_error = (torchs.double() - exact).abs().max().item()
-    ulp = torch.finfo(dtype).eps * exact.abs().max().item() + torch.finfo(dtype).smallest_normal
-    bound = 2 * torch_error + ulps * ulp
+    info = torch.finfo(dtype)
+    inner = torch.finfo(torch.promote_types(dtype, torch.float32))
+    ulp = info.eps * max(exact.abs().max().item(), terms) + inner.eps * condition
+    bound = 2 * torch_error + 4 * (ulp + info.smallest_normal)
     assert error <= bound, f"{name}: error {error:.3g}, torch's {torch_error:.3g}, ulp {ulp:.3g}"

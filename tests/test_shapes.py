@@ -35,4 +35,14 @@ def test_count_and_reduce_dims_leave_only_the_channel(layout):
         total, torch.full((layout.shape[1],), shapes.count_per_channel(x.shape) * 1.0)
     )
     assert shapes.as_channels(total, x.dim()).expand_as(x).shape == x.shape
-    assert torch.equal(shapes.first_values(x), torch.ones(layout.shape[1]))
+    assert torch.equal(shapes.typical_values(x), torch.ones(layout.shape[1]))
+
+
+def test_the_typical_value_of_many_is_not_an_outlier():
+    x = torch.zeros(shapes.FEW + 1, 4)
+    x[0], x[len(x) // 2], x[-1] = (
+        torch.tensor([9.0, 1.0, 1.0, 1.0]),
+        torch.tensor([1.0, 9.0, 2.0, 1.0]),
+        torch.tensor([2.0, 2.0, 9.0, 1.0]),
+    )
+    assert shapes.typical_values(x).tolist() == [2.0, 2.0, 2.0, 1.0]

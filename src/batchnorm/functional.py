@@ -82,8 +82,9 @@ def batch_norm(
         y, mean, var = _normalize_batch(input, weight, bias, act, eps)
     else:
         y = _normalize_virtual(input, weight, bias, act, eps, virtual_batch_size)
-        mean, var = _whole_batch(input)
     if running_mean is not None and running_var is not None:
+        if virtual_batch_size is not None:
+            mean, var = _whole_batch(input)
         update_running_(running_mean, running_var, mean, var, momentum)
     return y
 
@@ -125,8 +126,8 @@ def update_running_(
 class _Normalize(torch.autograd.Function):
     """All phases as one differentiable step.
 
-    Without `mean` and `invstd` it takes the statistics of x and appends mean and variance
-    (correction 1) to `found`; given, they are constants.
+    Given `mean` and `invstd`, it takes them for constants and returns the output. Without them it
+    takes the statistics of x, and returns their mean and variance (correction 1) as well.
     """
 
     @staticmethod
@@ -136,51 +137,55 @@ class _Normalize(torch.autograd.Function):
         weight: Tensor | None,
         bias: Tensor | None,
         act: Activation | None,
-        mean: Tensor | None,
-        invstd: Tensor | None,
         eps: float,
-        found: list[Tensor],
-    ) -> Tensor:
-        ctx.act, ctx.eps, ctx.constant = act, eps, invstd is not None
+        mean: Tensor | None = None,
+        invstd: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor, Tensor]:
+        y: Tensor
+        var = None
         if mean is None or invstd is None:
             y, mean, var, invstd = ops.kernels(x).standardize(x, weight, bias, eps)
-            found += mean, var
         else:
             y = composite.normalize(x, mean, invstd, weight, bias)
-        if act is not None:
-            y = act.forward(y)
-        if y.dtype is not x.dtype:
-            y = y.to(x.dtype)
+        y = _activate(y, act, x.dtype)
         output = y if act is not None and act.from_output else None
         ctx.save_for_backward(x, weight, bias, mean, invstd, output)
-        return y
+        ctx.act, ctx.eps, ctx.constant = act, eps, var is None
+        if var is None:
+            return y
+        ctx.mark_non_differentiable(mean, var)
+        return y, mean, var
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_output: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, mean, invstd, y = ctx.saved_tensors
         act = ctx.act
         kernels = ops.kernels(x)
         if torch.is_grad_enabled():  # create_graph: the statistics are functions of x again
-            kernels, y = composite, None
+            kernels = composite
             if not ctx.constant:
                 mean, var = composite.stats(x)
                 invstd = (var + ctx.eps).rsqrt()
         if act is not None:
-            if y is None:
+            if not act.from_output:
                 y = composite.normalize(x, mean, invstd, weight, bias)
-                y = act.forward(y) if act.from_output else y
             grad_output = act.backward(grad_output.to(y.dtype), y)
         backward = composite.backward_constant if ctx.constant else kernels.backward
         needs = ctx.needs_input_grad[:3]
         grad_input, grad_weight, grad_bias = backward(grad_output, x, mean, invstd, weight, needs)
-        if grad_weight is not None and grad_weight.dtype is not weight.dtype:
+        if grad_weight is not None:
             grad_weight = grad_weight.to(weight.dtype)
-        if grad_bias is not None and grad_bias.dtype is not bias.dtype:
+        if grad_bias is not None:
             grad_bias = grad_bias.to(bias.dtype)
-        return grad_input, grad_weight, grad_bias, None, None, None, None, None
+        return grad_input, grad_weight, grad_bias, None, None, None, None
 
 
-_apply: Callable[..., Tensor] = _Normalize.apply
+_apply: Callable[..., Any] = _Normalize.apply
+
+
+def _activate(z: Tensor, act: Activation | None, dtype: torch.dtype) -> Tensor:
+    y = z if act is None else act.forward(z)
+    return y if y.dtype is dtype else y.to(dtype)
 
 
 def _normalize_batch(
@@ -188,13 +193,9 @@ def _normalize_batch(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Normalize by the statistics of x; return its mean and variance (correction 1) as well."""
     if ops.kernels(x) is ops.aten and x.numel() <= SMALL:
-        y, mean, var, _ = ops.aten.standardize(x, weight, bias, eps)
-        if act is not None:
-            y = act.forward(y)
-        return y if y.dtype is x.dtype else y.to(x.dtype), mean, var
-    found: list[Tensor] = []
-    y = _apply(x, weight, bias, act, None, None, eps, found)
-    mean, var = found
+        z, mean, var, _ = ops.aten.standardize(x, weight, bias, eps)
+        return _activate(z, act, x.dtype), mean, var
+    y, mean, var = _apply(x, weight, bias, act, eps)
     return y, mean, var
 
 
@@ -239,10 +240,14 @@ def _normalize_constant(
     dtype = moments.statistics_dtype(x)
     if running_mean is None or running_var is None:
         running_mean = running_var = torch.ones(x.shape[1], dtype=dtype, device=x.device)
+    invstd = (running_var.to(dtype) + eps).rsqrt()
+    if x.numel() <= SMALL:
+        z = composite.normalize(x, running_mean.to(dtype), invstd, weight, bias)
+        return _activate(z, act, x.dtype)
     # A copy: a training step may change the buffer before the backward pass needs it.
     mean = running_mean.to(dtype, copy=True)
-    invstd = (running_var.to(dtype) + eps).rsqrt()
-    return _apply(x, weight, bias, act, mean, invstd, eps, [])
+    y: Tensor = _apply(x, weight, bias, act, eps, mean, invstd)
+    return y
 
 
 def _check(

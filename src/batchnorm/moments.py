@@ -132,22 +132,37 @@ def statistics_dtype(x: Tensor) -> torch.dtype:
 def mean_and_var(x: Tensor) -> tuple[Tensor, Tensor]:
     """Compute mean and variance (correction 0) of every channel in two passes; differentiable.
 
-    Σ(x − mean)² cannot cancel, unlike E[x²] − E[x]². One value of the channel is subtracted
-    beforehand: the mean of the rest is small, so it loses nothing to a large offset, and a
-    constant channel has exactly its value for mean and exactly 0 for variance.
-
     Args:
         x: Values (N, C, *S) of any floating dtype, not empty.
 
     Returns:
         Two (C,) tensors in float32, or float64 for float64 input.
 
-    Source: Ioffe & Szegedy 2015 (arXiv:1502.03167), Algorithm 1, lines 1-2; the shift: Chan,
-    Golub & LeVeque 1983, section 3.
+    Source: Ioffe & Szegedy 2015 (arXiv:1502.03167), Algorithm 1, lines 1-2.
     """
-    shift = shapes.first_values(x.detach()).to(statistics_dtype(x))
+    _, mean, var = center(x)
+    return mean, var
+
+
+def center(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Subtract the mean of every channel; return the mean and the variance (correction 0) as well.
+
+    Σ(x − mean)² cannot cancel, unlike E[x²] − E[x]². One value of the channel is subtracted
+    beforehand: the mean of the rest is small, so a large offset costs no precision, and a constant
+    channel has exactly its value for mean and exactly 0 for variance.
+
+    Args:
+        x: Values (N, C, *S) of any floating dtype, not empty.
+
+    Returns:
+        x − mean, more precise than its parts, and two (C,) tensors; all in float32, or float64 for
+        float64 input.
+
+    Source: Chan, Golub & LeVeque 1983, section 3, for the shift.
+    """
+    shift = shapes.typical_values(x.detach()).to(statistics_dtype(x))
     shifted = x - shapes.as_channels(shift, x.dim())
     dims = shapes.reduce_dims(x.dim())
     mean = shifted.mean(dims, keepdim=True)
-    var = (shifted - mean).square().mean(dims)
-    return mean.view(-1) + shift, var
+    centered = shifted - mean
+    return centered, mean.view(-1) + shift, centered.square().mean(dims)

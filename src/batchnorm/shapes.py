@@ -10,6 +10,9 @@ from torch import Tensor
 
 from .errors import OptionError, ShapeError
 
+FEW = 1024
+"""Of so many values even the farthest is at most 32 = √1024 standard deviations off the mean."""
+
 
 def num_channels(x: Tensor) -> int:
     """Size of the channel axis."""
@@ -44,11 +47,26 @@ def as_channels(vector: Tensor, ndim: int) -> Tensor:
     return vector.view(-1, *(1,) * (ndim - 2)) if ndim > 2 else vector
 
 
-def first_values(x: Tensor) -> Tensor:
-    """One value of every channel, (C,): a shift that makes a large mean small."""
-    x = x.select(0, 0)
+def typical_values(x: Tensor) -> Tensor:
+    """One value of every channel that is unlikely to be far from its mean, (C,).
+
+    A shift by it makes a large mean small; being a value of the channel, it turns a constant
+    channel into exact zeros. Of many values the median of three is taken: a single one could be an
+    outlier, and shifting by that would be the large mean it is to prevent.
+    """
+    first = _values_at(x, 0.0)
+    if count_per_channel(x.shape) <= FEW:
+        return first
+    middle, last = _values_at(x, 0.5), _values_at(x, 1.0)
+    low, high = torch.minimum(first, middle), torch.maximum(first, middle)
+    return torch.maximum(low, torch.minimum(high, last))
+
+
+def _values_at(x: Tensor, place: float) -> Tensor:
+    """The values of every channel at the beginning (0), middle or end (1) of all other axes."""
+    x = x.select(0, round(place * (x.shape[0] - 1)))
     while x.dim() > 1:
-        x = x.select(1, 0)
+        x = x.select(1, round(place * (x.shape[1] - 1)))
     return x
 
 

@@ -40,4 +40,4 @@ def _facts() -> dict[str, str]:
     facts["threads"] = str(torch.get_num_threads())
     facts["processor"] = torch.backends.cpu.get_cpu_capability()
     facts["GPU"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    return facts | describe()
+    return {**facts, **describe()}

@@ -46,4 +46,12 @@ def kernels(x: Tensor) -> ModuleType:
     return aten if x.is_cpu or x.is_cuda else composite
 
 
-__all__ = ["aten", "composite", "kernels"]
+def describe() -> dict[str, str]:
+    """Say in words which kernels serve which tensors, for `batchnorm env`."""
+    return {
+        "kernels, CPU and CUDA": "PyTorch's own, on shifted inputs",
+        "kernels, other devices": "plain PyTorch operations",
+    }
+
+
+__all__ = ["aten", "composite", "describe", "kernels"]

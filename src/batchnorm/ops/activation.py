@@ -22,6 +22,14 @@ class Activation(NamedTuple):
     """`backward` takes the output; otherwise the input."""
 
 
+def _silu_backward(grad_output: Tensor, z: Tensor) -> Tensor:
+    if not torch.is_grad_enabled():
+        grad_input: Tensor = _aten.silu_backward.default(grad_output, z)
+        return grad_input
+    sigmoid = torch.sigmoid(z)  # torch's kernel has no derivative
+    return grad_output * sigmoid * (1 + z * (1 - sigmoid))
+
+
 ACTIVATIONS = {
     "relu": Activation(torch.relu, lambda g, y: _aten.threshold_backward.default(g, y, 0), True),
     "leaky_relu": Activation(
@@ -33,7 +41,7 @@ ACTIVATIONS = {
     "elu": Activation(
         F.elu, lambda g, y: _aten.elu_backward.default(g, 1.0, 1.0, 1.0, True, y), True
     ),
-    "silu": Activation(F.silu, lambda g, z: _aten.silu_backward.default(g, z), False),
+    "silu": Activation(F.silu, _silu_backward, False),
     "gelu": Activation(F.gelu, lambda g, z: _aten.gelu_backward.default(g, z), False),
     "hardswish": Activation(
         F.hardswish, lambda g, z: _aten.hardswish_backward.default(g, z), False

@@ -66,7 +66,7 @@ def backward(
 
 def _shift(x: Tensor) -> tuple[Tensor, Tensor]:
     """Subtract one value of each channel, in the dtype of the statistics."""
-    shift = _cast(shapes.first_values(x.detach()), statistics_dtype(x))
+    shift = _cast(shapes.typical_values(x.detach()), statistics_dtype(x))
     return shift, x - shapes.as_channels(shift, x.dim())
 
 

@@ -6,6 +6,7 @@ The contract is in the package's docstring.
 from torch import Tensor
 
 from .. import shapes
+from ..moments import center
 from ..moments import mean_and_var as stats
 
 __all__ = [
@@ -25,23 +26,17 @@ def normalize(
     x: Tensor, mean: Tensor, invstd: Tensor, weight: Tensor | None, bias: Tensor | None
 ) -> Tensor:
     """Compute (x − mean)·invstd·weight + bias."""
-    ndim = x.dim()
-    xmu = x - shapes.as_channels(mean, ndim)
-    scale = shapes.as_channels(_scale(invstd, weight), ndim)
-    if bias is None:
-        return xmu * scale
-    return shapes.as_channels(bias.to(mean.dtype), ndim).addcmul(xmu, scale)
+    return _affine(x - shapes.as_channels(mean, x.dim()), invstd, weight, bias)
 
 
 def standardize(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Normalize by the statistics of x itself; they follow the result."""
-    mean, var = stats(x)
+    xmu, mean, var = center(x)
     invstd = (var + eps).rsqrt()
     count = shapes.count_per_channel(x.shape)
-    z = normalize(x, mean, invstd, weight, bias)
-    return z, mean, var * (count / max(count - 1, 1)), invstd
+    return _affine(xmu, invstd, weight, bias), mean, var * (count / (count - 1)), invstd
 
 
 def backward_reduce(grad_z: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,6 +99,13 @@ def backward_constant(
         grad_weight = sum_dy_xmu * invstd if needs[1] else None
         grad_bias = sum_dy if needs[2] else None
     return grad_input, grad_weight, grad_bias
+
+
+def _affine(xmu: Tensor, invstd: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    scale = shapes.as_channels(_scale(invstd, weight), xmu.dim())
+    if bias is None:
+        return xmu * scale
+    return shapes.as_channels(bias.to(xmu.dtype), xmu.dim()).addcmul(xmu, scale)
 
 
 def _scale(invstd: Tensor, weight: Tensor | None) -> Tensor:
