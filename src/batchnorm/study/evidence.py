@@ -26,7 +26,7 @@ class Evidence:
     def __init__(self, design: Design, outcomes: Iterable[Outcome], classes: int) -> None:
         self.design = design
         self.classes = classes
-        self.by_key = {outcome.config.key: outcome for outcome in outcomes}
+        self.by_config = {outcome.config: outcome for outcome in outcomes}
 
     def find(
         self,
@@ -42,7 +42,7 @@ class Evidence:
             return None
         problem = self.design.problem
         config = TrialConfig(problem, stage, activation, arm, seed, lr, virtual_batch_size)
-        return self.by_key.get(config.key)
+        return self.by_config.get(config)
 
     def learned(self, outcome: Outcome) -> bool:
         """Whether a run ended well and better than chance."""
@@ -133,7 +133,8 @@ class Evidence:
         scores = [
             run.final.val_accuracy or 0.0 if run.status == OK and run.final else 0.0 for run in done
         ]
-        return sum(scores) / len(scores) if scores else None
+        # Rounded, so that a tie stays one whatever the order of the seeds it is summed in.
+        return round(sum(scores) / len(scores), 6) if scores else None
 
 
 def upper_bound(design: Design) -> int:

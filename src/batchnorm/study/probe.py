@@ -29,23 +29,27 @@ def twin(model: nn.Module) -> nn.Module:
 def watched(model: nn.Module) -> Iterator[list[tuple[nn.Module, Tensor]]]:
     """Collect (activation module, its input) of every call inside the block, in order of the calls.
 
-    An activation that works in place must not overwrite what was collected: values are read from
-    a copy in the graph, which passes gradients through.
+    An activation that works in place must not overwrite what was collected: it works on a copy in
+    the graph, which passes gradients through. Random numbers that the network draws inside the
+    block, in eval mode too, are put back.
     """
     seen: list[tuple[nn.Module, Tensor]] = []
 
-    def keep(module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        h = arguments[0]
+    def keep(
+        module: nn.Module, arguments: tuple[Tensor, ...], named: dict[str, Tensor]
+    ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+        h = arguments[0] if arguments else named["input"]
         seen.append((module, h))
-        return (h.clone() if getattr(module, "inplace", False) else h, *arguments[1:])
+        return (h.clone() if getattr(module, "inplace", False) else h, *arguments[1:]), {}
 
     handles = [
-        module.register_forward_pre_hook(keep)
+        module.register_forward_pre_hook(keep, with_kwargs=True)
         for module in model.modules()
         if isinstance(module, ACTIVATIONS)
     ]
     try:
-        yield seen
+        with torch.random.fork_rng(devices=[]):
+            yield seen
     finally:
         for handle in handles:
             handle.remove()

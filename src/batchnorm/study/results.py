@@ -81,7 +81,7 @@ def assemble(
 def _title(evidence: Evidence) -> str:
     problem = evidence.design.problem
     network = problem.model or f"{problem.depth} hidden layers of {problem.width} units"
-    return f"{network} on {problem.data or 'handwritten digits'}"
+    return f"Batch normalization on trial: {network}, {problem.data or 'handwritten digits'}"
 
 
 def _diverged(outcomes: Iterable[Outcome]) -> int:

@@ -100,16 +100,17 @@ def compare(
 
     Args:
         label: What was compared.
-        by_seed: The difference of each seed, positive in favour of batch normalization; None
-            where an arm failed. A seed that fails is an outcome: it makes the whole comparison
-            not measurable rather than being left out of it.
+        by_seed: The difference of each seed, positive in favour of batch normalization; None, or
+            what is not finite, where an arm failed. A seed that fails is an outcome: it makes the
+            whole comparison not measurable rather than being left out of it.
         threshold: Smallest effect of interest, on the scale of the differences.
         why_missing: The reason to give where a difference is None.
 
     Returns:
         The effect, with `p_holm` None.
     """
-    seeds, differences = tuple(sorted(by_seed)), tuple(by_seed[s] for s in sorted(by_seed))
+    seeds = tuple(sorted(by_seed))
+    differences = tuple(_finite_or_none(by_seed[seed]) for seed in seeds)
     values = [d for d in differences if d is not None]
     if not values or len(values) < len(differences):
         reason = why_missing or "no run of it has finished"
@@ -163,6 +164,10 @@ def _mean_and_error(differences: Sequence[float]) -> tuple[float, float]:
     values = np.asarray(differences, dtype=np.float64)
     error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else 0.0
     return float(values.mean()), float(error)
+
+
+def _finite_or_none(difference: float | None) -> float | None:
+    return difference if difference is not None and math.isfinite(difference) else None
 
 
 def _wins(values: Sequence[float]) -> int:

@@ -54,7 +54,8 @@ def count_dead(born: Tensor | None, model: nn.Module, x: Tensor) -> DeadCount | 
     saturated = saturation(model, x)
     dead = dead_mask(model, x)
     if born is None or dead is None or born.shape != dead.shape:
-        return None if saturated is None else DeadCount(0, 0, 0, 0, 0, saturated)
+        can_die = any(isinstance(module, _RELUS) for module in model.modules())
+        return None if saturated is None or can_die else DeadCount(0, 0, 0, 0, 0, saturated)
     return DeadCount(
         units=dead.numel(),
         born_dead=int(born.sum()),
@@ -66,10 +67,16 @@ def count_dead(born: Tensor | None, model: nn.Module, x: Tensor) -> DeadCount | 
 
 
 def saturation(model: nn.Module, x: Tensor) -> float | None:
-    """Share of sigmoid and tanh values whose slope is below 1 % of the steepest."""
+    """Share of sigmoid and tanh values whose slope is below 1 % of the steepest.
+
+    Returns:
+        The share, or None where there is no such activation or a value is not finite.
+    """
     flat = []
     for module, h in activation_inputs(model, x):
         if type(module) in _SATURATING:
+            if not bool(torch.isfinite(h).all()):
+                return None
             function, steepest = _SATURATING[type(module)]
             y = function(h)
             slope = y * (1 - y) if module.__class__ is nn.Sigmoid else 1 - y.square()
@@ -122,6 +129,7 @@ def _why_missing(
         for arm in evidence.design.arms
         if (run := evidence.probe(activation, arm, condition, seed)) is not None
     ]
-    if runs and all(run.dead is not None and run.dead.units == 0 for run in runs if run.dead):
+    counts = [run.dead for run in runs if run.dead is not None]
+    if counts and all(count.units == 0 for count in counts):
         return f"{activation} units are never exactly off, so that they cannot be dead"
     return why_untrained(evidence, activation, condition)

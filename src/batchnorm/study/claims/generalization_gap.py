@@ -14,6 +14,7 @@ and Luo et al. 2019 (arXiv:1809.00846) for the noise of small batches.
 """
 
 import math
+from typing import TypeGuard
 
 from ...records import Effect
 from ..design import BATCH_NORM
@@ -27,8 +28,8 @@ SLOPE = "slope over virtual batch sizes"
 
 
 def lowest_loss(outcome: Outcome) -> float | None:
-    """The lowest training loss that a run's evaluations reached."""
-    return min((loss for e in outcome.curve if (loss := e.train_loss) is not None), default=None)
+    """The lowest finite training loss that a run's evaluations reached."""
+    return min((e.train_loss for e in outcome.curve if _is_finite(e.train_loss)), default=None)
 
 
 def matched_loss(outcomes: list[Outcome]) -> float | None:
@@ -42,8 +43,9 @@ def gap_at(outcome: Outcome, loss: float) -> float | None:
     """Train minus test accuracy where the training loss first falls to `loss`."""
     before: Evaluation | None = None
     for now in outcome.curve:
-        if now.train_loss is None or now.train_accuracy is None or now.test_accuracy is None:
-            return None
+        if not _is_finite(now.train_loss):  # None too: the ledger writes infinity as null
+            before = None
+            continue
         if now.train_loss <= loss:
             return _interpolate(before, now, loss)
         before = now
@@ -151,6 +153,10 @@ def _interpolate(before: Evaluation | None, now: Evaluation, loss: float) -> flo
     high, low = math.log(before.train_loss), math.log(max(now.train_loss, 1e-30))
     share = (high - math.log(max(loss, 1e-30))) / (high - low) if high > low else 1.0
     return _gap(before) + min(share, 1.0) * (gap - _gap(before))
+
+
+def _is_finite(loss: float | None) -> TypeGuard[float]:
+    return loss is not None and math.isfinite(loss)
 
 
 def _gap(e: Evaluation) -> float:

@@ -62,6 +62,8 @@ def gradient_shift(
     """
     layers, updated = parameters_by_layer(before), parameters_by_layer(after)
     chosen = _evenly_spaced(len(layers))
+    if not chosen:
+        return None
     rng = torch.get_rng_state()
     reference = _gradients(before, x, y, [layers[i] for i in chosen], rng)
     relative, cosine, moved = [], [], 0
@@ -71,18 +73,21 @@ def gradient_shift(
         moved = i
         (shifted,) = _gradients(before, x, y, [layers[i]], rng)
         relative.append(float((g - shifted).norm() / g.norm()))
-        cosine.append(float(functional.cosine_similarity(g, shifted, dim=0)))
+        cosine.append(float(torch.dot(g / g.norm(), shifted / shifted.norm())))
     torch.set_rng_state(rng)
-    if not relative or not torch.isfinite(torch.tensor(relative + cosine)).all():
+    if not torch.isfinite(torch.tensor(relative + cosine)).all():
         return None
     return ShiftPoint(step, sum(relative) / len(relative), sum(cosine) / len(cosine))
 
 
 def parameters_by_layer(model: nn.Module) -> list[list[nn.Parameter]]:
-    """The parameters of each layer, input side first; normalization belongs to the layer before."""
+    """The parameters that each layer trains, input side first.
+
+    Normalization belongs to the layer before it; a layer that is frozen is none.
+    """
     layers: list[list[nn.Parameter]] = []
     for module in model.modules():
-        own = list(module.parameters(recurse=False))
+        own = [p for p in module.parameters(recurse=False) if p.requires_grad]
         if own and isinstance(module, _BatchNorm) and layers:
             layers[-1] += own
         elif own:
@@ -145,7 +150,8 @@ def _gradients(
     grads = torch.autograd.grad(loss, flat, allow_unused=True)
     filled = [torch.zeros_like(p) if g is None else g for p, g in zip(flat, grads, strict=True)]
     sizes = [sum(p.numel() for p in layer) for layer in layers]
-    return list(torch.split(torch.cat([g.reshape(-1) for g in filled]), sizes)) if filled else []
+    # In float64, as the squares of small gradients vanish in float32.
+    return list(torch.split(torch.cat([g.reshape(-1) for g in filled]).double(), sizes))
 
 
 def _copy(source: list[nn.Parameter], target: list[nn.Parameter]) -> None:

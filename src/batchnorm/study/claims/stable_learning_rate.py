@@ -42,7 +42,7 @@ def largest_stable_rate(is_stable: Callable[[float], bool], start: float) -> Lar
 
     Example:
         >>> largest_stable_rate(lambda lr: lr < 1.0, start=0.1)
-        LargestRate(lr=0.749894, bound='', runs=6)
+        LargestRate(lr=0.749894, bound='', runs=5)
     """
     runs = 0
 
