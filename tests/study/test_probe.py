@@ -91,18 +91,20 @@ def test_in_place_activation_does_not_overwrite_what_was_seen():
     assert all(bool((h < 0).any()) for _, h in activation_inputs(model, x))
 
 
-def test_statistics_are_those_of_the_probe_set_though_the_network_is_in_eval_mode():
+def test_statistics_are_those_of_the_probe_set():
     model, x, _ = problem_for(normalized(dense))
     expected = unroll(model, x)[0]
-    for (_, h), by_hand in zip(activation_inputs(model.eval(), x), expected, strict=True):
+    for (_, h), by_hand in zip(activation_inputs(model.train(), x), expected, strict=True):
         assert_close(h, by_hand, rtol=1e-12, atol=1e-12)
 
 
 def test_twin_trains_nothing_but_its_batch_normalization():
     model = nn.Sequential(nn.Dropout(), nn.BatchNorm1d(2), nn.Sequential(nn.SyncBatchNorm(2)))
-    copied = twin(model.eval())
+    copied = twin(model.train())
     assert [m.training for m in copied.modules()] == [False, False, True, False, True]
-    assert not any(m.training for m in model.modules())
+    assert all(m.training for m in model.modules())
+    model[1].eval()  # frozen by its owner
+    assert [m.training for m in twin(model).modules()] == [False, False, False, False, True]
     assert copied[1].weight is not model[1].weight
 
 

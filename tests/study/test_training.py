@@ -141,21 +141,22 @@ def status_of(losses):
 
 
 @pytest.mark.parametrize(
-    ("losses", "status"),
+    ("losses", "status", "improved"),
     [
-        ([1.0] * 18 + [0.9] * 2, OK),
-        ([1.0] * 18 + [1.1] * 2, DIVERGED),
-        ([1.0] * 20, DIVERGED),
-        ([1.0] * 18 + [0.1, 1.8], OK),  # the mean of the last tenth, two steps, is 0.95
-        ([1.0] * 18 + [0.3, 1.8], DIVERGED),  # 1.05
-        ([1.0] + [0.1] * 17 + [1.8, 1.8], DIVERGED),
-        ([1.0] + [9.0] * 17 + [0.5, 0.5], OK),
-        ([1.0, 0.5], OK),
+        ([1.0] * 18 + [0.9] * 2, OK, True),
+        ([1.0] * 18 + [1.09] * 2, OK, False),  # not learned, not diverged
+        ([1.0] * 18 + [1.11] * 2, DIVERGED, False),
+        ([1.0] * 20, OK, False),
+        ([1.0] * 18 + [0.1, 1.8], OK, True),  # the mean of the last tenth, two steps, is 0.95
+        ([1.0] * 18 + [0.3, 1.8], OK, False),  # 1.05
+        ([1.0] + [0.1] * 17 + [1.8, 1.8], DIVERGED, False),
+        ([1.0] + [9.0] * 17 + [0.5, 0.5], OK, True),
+        ([1.0, 0.5], OK, True),
     ],
 )
-def test_run_that_ends_no_lower_than_it_began_has_diverged(losses, status):
+def test_run_that_ends_a_tenth_higher_than_it_began_has_diverged(losses, status, improved):
     ran, _ = status_of(losses)
-    assert (ran.status, ran.steps) == (status, len(losses))
+    assert (ran.status, ran.improved, ran.steps) == (status, improved, len(losses))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -261,5 +262,7 @@ def test_measured_run_ends_bit_for_bit_where_the_bare_one_does(arm, tmp_path):
     assert measured.error == bare.error == ""
     assert len(measured.shifts) == 5 and len(measured.drifts) == 10
     assert measured.final == bare.final
-    accuracies = [[e.val_accuracy for e in run.curve] for run in (bare, measured)]
-    assert accuracies[0] == accuracies[1]
+    first, second = ({e.step: e.val_accuracy for e in run.curve} for run in (bare, measured))
+    common = set(first) & set(second)
+    assert len(common) >= 6
+    assert all(first[step] == second[step] for step in common)

@@ -56,7 +56,7 @@ def judge(evidence: Evidence) -> tuple[Claim, ...]:
 
 def make_test(definition: Definition, cells: Sequence[Cell]) -> Test:
     """Compare every cell, and average the measurable ones into the headline, before Holm."""
-    effects = [compare(c.label, c.by_seed, definition.threshold, c.why_missing) for c in cells]
+    effects = [_compare(cell, definition.threshold) for cell in cells]
     in_headline = [
         (cell, effect) for cell, effect in zip(cells, effects, strict=True) if cell.in_headline
     ]
@@ -77,6 +77,13 @@ def make_test(definition: Definition, cells: Sequence[Cell]) -> Test:
         cells=tuple(effects),
         depends_on=depends_on(in_headline),
     )
+
+
+def _compare(cell: Cell, threshold: float) -> Effect:
+    effect = compare(cell.label, cell.by_seed, threshold, cell.why_missing)
+    if not cell.note or effect.verdict == NOT_MEASURABLE:
+        return effect
+    return dataclasses.replace(effect, reason=f"{effect.reason}; {cell.note}")
 
 
 def settle(test: Test, p_holm: float, still_needed: str | None) -> Effect:

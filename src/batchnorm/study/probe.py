@@ -17,11 +17,12 @@ from ..surgery.kinds import ACTIVATIONS
 
 
 def twin(model: nn.Module) -> nn.Module:
-    """Copy a network for probing: in eval mode but for its batch normalization."""
-    copied = copy.deepcopy(model).eval()
-    for module in copied.modules():
-        if isinstance(module, _BatchNorm):
-            module.train()
+    """Copy a network for probing: in eval mode but for the batch normalization that trains."""
+    copied = copy.deepcopy(model)
+    norms = [m for m in copied.modules() if isinstance(m, _BatchNorm) and m.training]
+    copied.eval()
+    for norm in norms:
+        norm.train()
     return copied
 
 

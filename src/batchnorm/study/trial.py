@@ -30,6 +30,12 @@ from .training import (
     train,
 )
 
+STEP_RATIO = 1.2
+"""Spacing of the evaluations that time a run: less than the smallest effect of interest."""
+
+ALL_PARTS_RATIO = 1.4
+"""Spacing of the evaluations on all three parts of the data, which cost more."""
+
 PROBES = 10
 """Drift is measured so many times over a run."""
 
@@ -63,7 +69,7 @@ class _Curve:
 
     def __init__(self, data: Data, steps: int, everything: bool) -> None:
         self.data = data
-        self.steps = set(evaluation_steps(steps))
+        self.steps = set(evaluation_steps(steps, ALL_PARTS_RATIO if everything else STEP_RATIO))
         self.everything = everything
         self.points: list[Evaluation] = []
 
@@ -140,7 +146,7 @@ def _search_stable_rate(config: TrialConfig, data: Data) -> Outcome:
         model = build(config, data)
         ran = train(model, data, config.problem, lr, config.problem.stability_steps, config.seed)
         steps, seconds = steps + ran.steps, seconds + ran.seconds
-        if ran.status != OK:
+        if ran.status != OK or not ran.improved:
             return False
         return has_learned(evaluate(model, data.train)[1], data.classes)
 

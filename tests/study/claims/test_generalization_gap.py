@@ -156,7 +156,19 @@ def test_smaller_gap_alone_does_not_support_the_claim(by_size):
     test = verdicts(study(lambda c: written(c, gap=gap_of(c, by_size=by_size))))["5"]
     assert test.headline.mean > test.threshold
     assert test.headline.verdict == "inconclusive"
-    assert "noise of batch statistics is not shown to be the cause" in test.headline.reason
+    assert "is not shown to shrink with the samples per statistic" in test.headline.reason
+
+
+def test_slope_must_be_seen_with_every_activation():
+    def make(config):
+        flat = config.activation == "sigmoid"
+        return written(config, gap=gap_of(config, by_size=0.0 if flat else 0.005))
+
+    evidence = study(make, small_design(activations=("relu", "sigmoid")))
+    test = verdicts(evidence)["5"]
+    slopes = [cell.verdict for cell in test.cells if "slope" in cell.label]
+    assert sorted(slopes) == ["no practical effect", "supported"]
+    assert test.headline.verdict == "inconclusive"
 
 
 def test_larger_gap_contradicts_whatever_the_slope():

@@ -78,7 +78,8 @@ def test_arm_without_a_stable_rate_is_named(arm, words):
     evidence = study(lambda c: written(c, rate=None if c.arm == arm and c.seed == 2 else 1.0))
     headline = verdicts(evidence)["3a"].headline
     assert headline.verdict == "not measurable"
-    assert headline.reason == f"relu, short runs: {words} 1 of 6 seeds have no stable rate at all"
+    why = f"{words} there is no stable rate at all in 1 of 6 seeds"
+    assert headline.reason == f"relu, short runs: {why}"
 
 
 def test_real_search_ends_at_a_rate_that_trains_next_to_one_that_does_not():

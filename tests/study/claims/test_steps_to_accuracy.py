@@ -7,7 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchnorm.study.claims.steps_to_accuracy import log_speedup, steps_to, sustained_best
+from batchnorm.study.claims.steps_to_accuracy import (
+    censored_steps,
+    steps_to,
+    sustained_best,
+    target_accuracy,
+)
 from batchnorm.study.design import TrialConfig
 from batchnorm.study.training import Evaluation
 
@@ -59,24 +64,57 @@ def test_a_single_evaluation_sustains_nothing(curve):
     assert steps_to(curve, 0.1) is None
 
 
-@given(curves, curves)
-def test_speedup_is_the_ratio_of_steps_to_the_weaker_arms_best(without, with_bn):
-    target = min(best_by_hand(without), best_by_hand(with_bn))
-    expected = math.log(first_step_by_hand(without, target) / first_step_by_hand(with_bn, target))
+@given(st.lists(curves, min_size=1, max_size=4), st.lists(curves, min_size=1, max_size=4))
+def test_target_is_the_mean_best_of_the_weaker_arm(without, with_bn):
+    bests = [[best_by_hand(curve) for curve in arm] for arm in (without, with_bn)]
+    expected = min(sum(arm) / len(arm) for arm in bests)
+    found = target_accuracy([run_of(c) for c in without], [run_of(c) for c in with_bn])
+    assert found == pytest.approx(expected, abs=1e-6)
 
-    assert log_speedup(run_of(without), run_of(with_bn)) == pytest.approx(expected)
+
+@given(curves, st.integers(0, 10))
+def test_run_that_never_reaches_the_target_counts_at_its_budget(curve, target):
+    by_hand = first_step_by_hand(curve, target / 10)
+    expected = (by_hand, True) if by_hand is not None else (500, False)
+    assert censored_steps(run_of(curve, steps=500), target / 10) == expected
 
 
-def test_speedup_by_hand():
+def test_steps_by_hand():
     slow = [(1, 0.1), (2, 0.2), (4, 0.9), (8, 0.3), (16, 0.6), (32, 0.5)]
     fast = [(1, 0.1), (2, 0.7), (4, 0.7), (8, 0.7), (16, 0.8), (32, 0.9)]
     # the weaker arm sustains 0.5, at 16 and 32: its 0.9 was a single evaluation
-    assert log_speedup(run_of(slow), run_of(fast)) == pytest.approx(math.log(16 / 2))
-    assert log_speedup(run_of(fast), run_of(slow)) == pytest.approx(math.log(2 / 16))
+    target = target_accuracy([run_of(slow)], [run_of(fast)])
+    assert target == 0.5
+    assert censored_steps(run_of(slow), target) == (16, True)
+    assert censored_steps(run_of(fast), target) == (2, True)
 
 
-def test_run_that_was_never_evaluated_twice_cannot_be_compared():
-    assert log_speedup(run_of([(1, 0.5)]), run_of([(1, 0.5), (2, 0.5)])) is None
+def test_run_that_was_never_evaluated_twice_gives_no_target():
+    assert target_accuracy([run_of([(1, 0.5)])], [run_of([(1, 0.5), (2, 0.5)])]) is None
+    assert target_accuracy([], [run_of([(1, 0.5), (2, 0.5)])]) is None
+
+
+def test_censored_runs_are_kept_at_the_budget_and_counted():
+    """Half of the weaker arm's runs do not reach its mean; none of them may be left out."""
+
+    def make(config):
+        run = written(config)
+        if config.stage != "grid":
+            return run
+        low, high = (0.5, 0.9) if config.arm == "none" else (0.95, 0.95)
+        final = low if config.seed < 3 else high
+        held = 20 if config.arm == "none" else 5
+        points = [(1, 0.1), (held, final), (2 * held, final)]
+        curve = tuple(Evaluation(step, None, None, a, None, None) for step, a in points)
+        return dataclasses.replace(run, curve=curve, steps=80)
+
+    test = verdicts(study(make))["3b"]
+    # target 0.7, the mean of 0.5 and 0.9: three runs reach it at 20, three are censored at 80
+    expected = [math.log(80 / 5)] * 3 + [math.log(20 / 5)] * 3
+    assert test.headline.differences == pytest.approx(expected, abs=1e-9)
+    assert "70.0 % was reached by 3 of 6 runs without batch normalization and by 6 with it" in (
+        test.cells[0].reason
+    )
 
 
 def test_difference_uses_the_grid_run_at_each_arms_own_rate():

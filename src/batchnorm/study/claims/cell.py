@@ -30,6 +30,8 @@ class Cell:
     by_seed: Mapping[int, float | None]
     """None where an arm failed; a seed whose runs have not finished is left out."""
     why_missing: str = ""
+    note: str = ""
+    """What a reader of the comparison must also know."""
     in_headline: bool = True
 
     @property

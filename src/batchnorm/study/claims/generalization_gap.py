@@ -107,11 +107,11 @@ def cells(evidence: Evidence) -> list[Cell]:
 
 def _also_needs(effects: list[Effect]) -> str | None:
     """Why a smaller gap alone does not support the claim: the noise must be seen to cause it."""
-    if any(effect.verdict == SUPPORTED for effect in effects):
+    if effects and all(effect.verdict == SUPPORTED for effect in effects):
         return None
     return (
-        "the gap is smaller, but it does not shrink with the number of samples per statistic, "
-        "so that the noise of batch statistics is not shown to be the cause"
+        "the gap is smaller, but it is not shown to shrink with the samples per statistic, "
+        "as it would if the noise of batch statistics were the cause"
     )
 
 

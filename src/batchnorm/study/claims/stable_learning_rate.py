@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from ..design import BATCH_NORM, NONE
 from ..evidence import Evidence
-from ..outcome import LargestRate
+from ..outcome import LargestRate, Outcome
 from .cell import RATIO, Cell, Definition, log_ratio
 
 EIGHTHS = 8
@@ -88,20 +88,27 @@ def _rate(start: float, i: int) -> float:
 
 def _cell(evidence: Evidence, activation: str) -> Cell:
     by_seed: dict[int, float | None] = {}
-    missing = {NONE: 0, BATCH_NORM: 0}
+    bad: dict[str, list[Outcome]] = {NONE: [], BATCH_NORM: []}
     for seed in range(evidence.design.seeds):
-        found = {arm: evidence.stability(activation, arm, seed) for arm in (NONE, BATCH_NORM)}
-        if None in found.values():
+        without = evidence.stability(activation, NONE, seed)
+        with_bn = evidence.stability(activation, BATCH_NORM, seed)
+        if without is None or with_bn is None:
             continue
-        rates = {
-            arm: o.largest_rate.lr if o and o.largest_rate else None for arm, o in found.items()
-        }
-        for arm, rate in rates.items():
-            missing[arm] += rate is None
-        by_seed[seed] = log_ratio(rates[BATCH_NORM], rates[NONE])
+        by_seed[seed] = log_ratio(_found(with_bn), _found(without))
+        bad[NONE] += [without] if _found(without) is None else []
+        bad[BATCH_NORM] += [with_bn] if _found(with_bn) is None else []
     why = "; ".join(
-        f"{words} {missing[arm]} of {len(by_seed)} seeds have no stable rate at all"
+        f"{words} {_what_is_wrong(bad[arm])} in {len(bad[arm])} of {len(by_seed)} seeds"
         for arm, words in ((NONE, "without batch normalization"), (BATCH_NORM, "with it"))
-        if missing[arm]
+        if bad[arm]
     )
     return Cell(activation, "short runs", by_seed, why)
+
+
+def _found(outcome: Outcome) -> float | None:
+    return outcome.largest_rate.lr if outcome.largest_rate else None
+
+
+def _what_is_wrong(outcomes: list[Outcome]) -> str:
+    raised = any(outcome.largest_rate is None for outcome in outcomes)
+    return "the search failed" if raised else "there is no stable rate at all"
