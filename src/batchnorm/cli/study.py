@@ -74,7 +74,7 @@ def command(
             "Default: standardize for digits, raw for your data.",
         ),
     ] = None,
-    steps: Annotated[int, typer.Option(help="Training steps of one run.")] = 240,
+    steps: Annotated[int, typer.Option(help="Training steps of one run.")] = 200,
     batch_size: Annotated[int, typer.Option(help="Samples per step.")] = 64,
     depth: Annotated[int, typer.Option(help="Hidden layers of the default network.")] = 6,
     width: Annotated[int, typer.Option(help="Units per hidden layer of the default network.")] = 64,

@@ -33,8 +33,8 @@ def print_verdicts(result: StudyResult, page: Path, *, as_json: bool) -> None:
 def _table(result: StudyResult) -> Table:
     table = Table(title="Does batch normalization keep its promises here?", box=SIMPLE_HEAD)
     table.add_column("test", min_width=20)
-    for heading in ("verdict", "effect", "95 % interval", "seeds in favor"):
-        table.add_column(heading, no_wrap=heading != "seeds in favor")
+    for heading in ("verdict", "effect", "95 % interval", "for BN"):
+        table.add_column(heading, no_wrap=True)
     for claim in result.claims:
         for test in claim.tests:
             table.add_row(*_row(test), end_section=test is claim.tests[-1])

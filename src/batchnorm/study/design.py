@@ -27,6 +27,10 @@ DEFAULT_LRS = tuple(round(10 ** (exponent / 2), 4) for exponent in range(-4, 3))
 """Half decades from 0.01 to 10: at the largest neither arm of the default design trains."""
 
 
+VIRTUAL_BATCH_SIZES = (4, 16)
+"""With the whole batch, 64, evenly spaced in the logarithm: the ends decide a slope."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Problem:
     """The network, the data and the training budget that all trials of a study share."""
@@ -93,7 +97,7 @@ class Design:
     activations: tuple[str, ...] = ("sigmoid", "relu")
     lrs: tuple[float, ...] = DEFAULT_LRS
     seeds: int = 6
-    virtual_batch_sizes: tuple[int, ...] = (4, 8, 16, 32)
+    virtual_batch_sizes: tuple[int, ...] = VIRTUAL_BATCH_SIZES
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -123,7 +127,7 @@ def make_design(
     lrs: tuple[float, ...] | None = None,
     seeds: int = 6,
     inputs: str | None = None,
-    steps: int = 240,
+    steps: int = 200,
     batch_size: int = 64,
     depth: int = 6,
     width: int = 64,
@@ -173,7 +177,7 @@ def make_design(
         data=data,
         source=source,
     )
-    sizes = tuple(size for size in (4, 8, 16, 32) if size < batch_size)
+    sizes = tuple(size for size in VIRTUAL_BATCH_SIZES if size < batch_size)
     return Design(
         problem=problem,
         activations=(USER_ACTIVATION,) if model else activations,

@@ -68,17 +68,20 @@ def run(
     progress = Progress(upper_bound(design))
     on_progress(progress)
     with ledger.open_for(design):
-        partial, planned = False, progress.total
+        plan = design.grid()
+        partial = False
         try:
-            _collect(design.grid(), ledger, jobs, progress, on_progress, outcomes)
+            _collect(plan, ledger, jobs, progress, on_progress, outcomes)
             second = Evidence(design, outcomes, whole.classes).second_stage()
-            planned = progress.total = len(design.grid()) + len(second)
+            plan += second
+            progress.total = len(plan)
             _collect(second, ledger, jobs, progress, on_progress, outcomes)
         except KeyboardInterrupt:
             partial = True
+            outcomes += _not_handed_over(plan, outcomes, ledger)
         outcomes.sort(key=_order)
         evidence = Evidence(design, outcomes, whole.classes)
-        result = assemble(evidence, outcomes, planned, partial, time.monotonic() - start)
+        result = assemble(evidence, outcomes, progress.total, partial, time.monotonic() - start)
         write_text(ledger.folder / "results.json", to_json(result))
     return result
 
@@ -107,6 +110,15 @@ def _collect(
         outcomes.append(outcome)
         progress.count(outcome)
         on_progress(progress)
+
+
+def _not_handed_over(
+    plan: list[TrialConfig], outcomes: list[Outcome], ledger: Ledger
+) -> list[Outcome]:
+    """What workers had finished and saved when the study was stopped."""
+    counted = {outcome.config for outcome in outcomes}
+    loaded = (ledger.load(config) for config in plan if config not in counted)
+    return [outcome for outcome in loaded if outcome is not None]
 
 
 def _order(outcome: Outcome) -> tuple[str, str, str, float, int, int]:
