@@ -17,7 +17,7 @@ def net(tmp_path, monkeypatch):
     return tmp_path / "net.py"
 
 
-def test_a_file_is_imported_with_its_neighbours(net):
+def test_a_file_is_imported_with_its_neighbors(net):
     assert load(f"{net}:make", "--model")() == 7
     assert load("net.py:make", "--model")() == 7
 

@@ -89,7 +89,7 @@ def _import_file(path: Path) -> ModuleType:
     if found is None or found.loader is None:
         raise ImportError(f"{path} cannot be imported")
     module = importlib.util.module_from_spec(found)
-    # The file's neighbours must be importable from it, as when Python runs it as a script.
+    # The file's neighbors must be importable from it, as when Python runs it as a script.
     if str(resolved.parent) not in sys.path:
         sys.path.insert(0, str(resolved.parent))
     sys.modules[name] = module

@@ -32,7 +32,7 @@ class Change:
 
 @dataclasses.dataclass(frozen=True)
 class Effect:
-    """A paired comparison over seeds; positive differences are in favour of batch normalization."""
+    """A paired comparison over seeds; positive differences are in favor of batch normalization."""
 
     label: str
     """Where it was measured: "headline", or a cell such as "sigmoid, at initialization"."""

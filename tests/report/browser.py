@@ -28,7 +28,7 @@ class Browser:
         self._session = f"{url}/session/{session}"
 
     def open(self, path, width=1440, height=1000, scheme="light", script=True):
-        """Show a file in a window of this size and colour scheme, and wait for its charts."""
+        """Show a file in a window of this size and color scheme, and wait for its charts."""
         device = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self._devtools("Emulation.setDeviceMetricsOverride", device)
         self._devtools("Emulation.setScriptExecutionDisabled", {"value": not script})
@@ -38,7 +38,7 @@ class Browser:
             self.wait("return document.documentElement.dataset.charts")
 
     def prefer(self, scheme):
-        """Change the colour scheme of the page that is open."""
+        """Change the color scheme of the page that is open."""
         feature = {"name": "prefers-color-scheme", "value": scheme}
         self._devtools("Emulation.setEmulatedMedia", {"features": [feature]})
 

@@ -29,7 +29,7 @@ def test_nothing_measured_gives_no_drawing():
 @pytest.mark.parametrize(
     ("low", "high", "words"),
     [
-        (0.3, 0.9, "the interval lies beyond the band, in its favour."),
+        (0.3, 0.9, "the interval lies beyond the band, in its favor."),
         (-0.9, -0.3, "the interval lies beyond the band, against it."),
         (-0.1, 0.1, "the interval lies inside the band."),
         (-0.1, 0.9, "the interval reaches into the band."),
@@ -39,7 +39,7 @@ def test_nothing_measured_gives_no_drawing():
 def test_drawing_is_described_in_words(low, high, words):
     measured = sample.effect(values=(0.1, 0.2), low=low, high=high)
     assert interval_plot(measured, 0.25).description == (
-        f"2 of 2 seeds favour batch normalization; {words}"
+        f"2 of 2 seeds favor batch normalization; {words}"
     )
 
 

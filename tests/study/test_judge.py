@@ -15,7 +15,7 @@ from batchnorm.study.training import DIVERGED, FAILED
 
 from .cases import real_study, small_design, study, swap_arms, verdicts, written
 
-FAVOURABLE = {
+FAVORABLE = {
     "1a": {NONE: {"drift": 4.0}, BATCH_NORM: {"drift": 1.0}},
     "1b": {NONE: {"shift": 4.0}, BATCH_NORM: {"shift": 1.0}},
     "2": {NONE: {"growth": -5.0}, BATCH_NORM: {"growth": 1.0}},
@@ -26,7 +26,7 @@ FAVOURABLE = {
 }
 """What each arm must show for the claim to hold."""
 
-IDS = tuple(FAVOURABLE)
+IDS = tuple(FAVORABLE)
 
 MEANS = {
     "1a": math.log(4),
@@ -55,7 +55,7 @@ def other(arm):
 
 @every_test
 def test_supported_where_the_claim_holds(test_id):
-    found = verdicts(study(lambda c: trial(c, FAVOURABLE[test_id][c.arm])))
+    found = verdicts(study(lambda c: trial(c, FAVORABLE[test_id][c.arm])))
     assert found[test_id].headline.verdict == "supported"
     assert found[test_id].headline.mean == pytest.approx(MEANS[test_id])
     assert found[test_id].headline.wins == 6
@@ -63,7 +63,7 @@ def test_supported_where_the_claim_holds(test_id):
 
 @every_test
 def test_contradicted_where_the_arms_are_exchanged(test_id):
-    found = verdicts(study(lambda c: trial(c, FAVOURABLE[test_id][other(c.arm)])))
+    found = verdicts(study(lambda c: trial(c, FAVORABLE[test_id][other(c.arm)])))
     assert found[test_id].headline.verdict == "contradicted"
     assert found[test_id].headline.mean == pytest.approx(-MEANS[test_id])
     assert found[test_id].headline.wins == 0
@@ -72,14 +72,14 @@ def test_contradicted_where_the_arms_are_exchanged(test_id):
 @every_test
 @pytest.mark.parametrize("arm", [NONE, BATCH_NORM])
 def test_no_practical_effect_where_the_arms_are_alike(test_id, arm):
-    found = verdicts(study(lambda c: trial(c, FAVOURABLE[test_id][arm])))
+    found = verdicts(study(lambda c: trial(c, FAVORABLE[test_id][arm])))
     assert {test.headline.verdict for test in found.values()} == {"no practical effect"}
     assert found[test_id].headline.differences == (0.0,) * 6
 
 
 @every_test
 def test_one_claim_moves_no_other(test_id):
-    found = verdicts(study(lambda c: trial(c, FAVOURABLE[test_id][c.arm])))
+    found = verdicts(study(lambda c: trial(c, FAVORABLE[test_id][c.arm])))
     others = {t.headline.verdict for i, t in found.items() if i != test_id}
     assert others == {"no practical effect"}
 
@@ -88,7 +88,7 @@ def test_one_claim_moves_no_other(test_id):
 def test_inconclusive_where_seeds_disagree(test_id):
     def make(config):
         arm = config.arm if config.seed % 2 else other(config.arm)
-        return trial(config, FAVOURABLE[test_id][arm])
+        return trial(config, FAVORABLE[test_id][arm])
 
     headline = verdicts(study(make))[test_id].headline
     assert headline.verdict == "inconclusive"
@@ -97,7 +97,7 @@ def test_inconclusive_where_seeds_disagree(test_id):
 
 @every_test
 def test_exploratory_below_six_seeds(test_id):
-    evidence = study(lambda c: trial(c, FAVOURABLE[test_id][c.arm]), small_design(seeds=5))
+    evidence = study(lambda c: trial(c, FAVORABLE[test_id][c.arm]), small_design(seeds=5))
     headline = verdicts(evidence)[test_id].headline
     assert (headline.verdict, headline.reason) == (
         "exploratory",
@@ -110,7 +110,7 @@ def test_exploratory_below_six_seeds(test_id):
 def test_depends_on_the_activation_where_cells_contradict(test_id):
     def make(config):
         arm = config.arm if config.activation == "relu" else other(config.arm)
-        return trial(config, FAVOURABLE[test_id][arm])
+        return trial(config, FAVORABLE[test_id][arm])
 
     test = verdicts(study(make, small_design(activations=("relu", "sigmoid"))))[test_id]
 
@@ -128,9 +128,9 @@ def test_depends_on_the_condition_where_the_own_rate_turns_it_round(test_id):
         best = 0.1 if config.arm == NONE else 1.0
         accuracy = {NONE: {0.1: 0.9, 1.0: 0.3}, BATCH_NORM: {0.1: 0.8, 1.0: 0.9}}
         if config.arm == NONE or config.lr == best:
-            facts = FAVOURABLE[test_id][config.arm]
+            facts = FAVORABLE[test_id][config.arm]
         else:
-            facts = {key: 2 * value for key, value in FAVOURABLE[test_id][NONE].items()}
+            facts = {key: 2 * value for key, value in FAVORABLE[test_id][NONE].items()}
         return trial(config, {**facts, "accuracy": accuracy[config.arm][config.lr]})
 
     test = verdicts(study(make))[test_id]
@@ -144,7 +144,7 @@ def test_depends_on_the_condition_where_the_own_rate_turns_it_round(test_id):
 
 def test_activation_and_condition_are_both_named_where_either_could_explain():
     def make(config):
-        facts = FAVOURABLE["2"][config.arm if config.activation == "relu" else other(config.arm)]
+        facts = FAVORABLE["2"][config.arm if config.activation == "relu" else other(config.arm)]
         run = trial(config, facts)
         if not run.profiles:
             return run
@@ -205,7 +205,7 @@ def test_diverged_before_the_late_profile_is_named():
 
 def test_cell_that_cannot_be_measured_leaves_the_headline_to_the_others_and_is_counted():
     def make(config):
-        facts = FAVOURABLE["4"][config.arm]
+        facts = FAVORABLE["4"][config.arm]
         return written(config, **facts if config.activation == "relu" else {"dead": None})
 
     test = verdicts(study(make, small_design(activations=("relu", "sigmoid"))))["4"]
@@ -294,7 +294,7 @@ WORDS = {
 
 def broken(config, how):
     """A trial that went wrong in some way."""
-    run = trial(config, FAVOURABLE["4"].get(config.arm, {}))
+    run = trial(config, FAVORABLE["4"].get(config.arm, {}))
     changes = {
         0: {},
         1: {"status": DIVERGED, "dead": None, "profiles": run.profiles[:1], "drifts": ()},

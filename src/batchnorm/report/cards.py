@@ -102,18 +102,18 @@ def _axis(values: list[float]) -> Callable[[float], float]:
 
 
 def _stack(places: list[float]) -> tuple[tuple[float, float], ...]:
-    """Lower a dot that would hide its neighbours, at most twice."""
+    """Lower a dot that would hide its neighbors, at most twice."""
     near = [sum(abs(x - other) < 5 for other in places[:i]) for i, x in enumerate(places)]
     return tuple((x, _TOP + _STEP * (level % 3)) for x, level in zip(places, near, strict=True))
 
 
 def _describe(measured: Effect, ends: tuple[float, float] | None, threshold: float) -> str:
     counted = wording.measured_seeds(measured)
-    where = f"{measured.wins} of {counted} seeds favour batch normalization"
+    where = f"{measured.wins} of {counted} seeds favor batch normalization"
     if ends is None:
         return f"{where}; no interval."
     if ends[0] > threshold:
-        return f"{where}; the interval lies beyond the band, in its favour."
+        return f"{where}; the interval lies beyond the band, in its favor."
     if ends[1] < -threshold:
         return f"{where}; the interval lies beyond the band, against it."
     is_inside = ends[0] > -threshold and ends[1] < threshold

@@ -12,7 +12,7 @@ ABSENT = "–"
 
 @dataclass(frozen=True)
 class Verdict:
-    """A verdict word with what it means and the name of its colour and symbol."""
+    """A verdict word with what it means and the name of its color and symbol."""
 
     word: str
     slug: str
@@ -23,7 +23,7 @@ _VERDICTS = (
     Verdict(
         "supported",
         "supported",
-        "The whole interval lies beyond the threshold, in favour of batch normalization, also "
+        "The whole interval lies beyond the threshold, in favor of batch normalization, also "
         "after Holm's correction for asking several questions at once.",
     ),
     Verdict(

@@ -27,7 +27,7 @@ def execute(
 ) -> Iterator[Outcome]:
     """Yield the outcome of every trial, those on file first, the others as they finish.
 
-    When a worker process is killed (out of memory, for example), the trials it and its neighbours
+    When a worker process is killed (out of memory, for example), the trials it and its neighbors
     were at are run again one at a time; one whose worker is killed again is recorded as failed.
 
     Args:

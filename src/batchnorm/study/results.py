@@ -298,7 +298,7 @@ def _notes(evidence: Evidence) -> Iterator[str]:
     design = evidence.design
     yield (
         "The verdicts hold for this network, data and budget. Every difference is paired by seed "
-        "and positive in favour of batch normalization; intervals are 95 % paired t intervals."
+        "and positive in favor of batch normalization; intervals are 95 % paired t intervals."
     )
     if not design.problem.model:
         yield (

@@ -100,7 +100,7 @@ def compare(
 
     Args:
         label: What was compared.
-        by_seed: The difference of each seed, positive in favour of batch normalization; None, or
+        by_seed: The difference of each seed, positive in favor of batch normalization; None, or
             what is not finite, where an arm failed. A seed that fails is an outcome: it makes the
             whole comparison not measurable rather than being left out of it.
         threshold: Smallest effect of interest, on the scale of the differences.

@@ -21,7 +21,7 @@ Where = Literal["before_activation", "after_activation", "input"]
 WHERE = ("before_activation", "after_activation", "input")
 _CLASS_BY_DIM: dict[int, type[nn.Module]] = {1: BatchNorm1d, 2: BatchNorm2d, 3: BatchNorm3d}
 _TAKEN_FROM_THE_MODEL = {"num_features", "device", "dtype", "activation"}
-"""Shapes and types come from the neighbours, and the model's activations are modules already."""
+"""Shapes and types come from the neighbors, and the model's activations are modules already."""
 
 
 @overload

@@ -24,7 +24,7 @@ curves = st.lists(st.integers(0, 10), min_size=2, max_size=8).map(
 
 
 def best_by_hand(curve):
-    """The largest accuracy of all for which two neighbours exist that are not below it."""
+    """The largest accuracy of all for which two neighbors exist that are not below it."""
     levels = {a for _, a in curve}
     return max(
         level

@@ -1,6 +1,6 @@
-"""What every chart shares: colours, dashes and marks of the arms, axes, panels side by side.
+"""What every chart shares: colors, dashes and marks of the arms, axes, panels side by side.
 
-Colours are custom properties of the page's style sheet, so one drawing serves both colour schemes
+Colors are custom properties of the page's style sheet, so one drawing serves both color schemes
 and print.
 """
 
@@ -29,7 +29,7 @@ def arm_names(rows: Iterable[Row]) -> list[str]:
 
 
 def color(rows: Iterable[Row]) -> alt.Color:
-    """Give each arm its colour."""
+    """Give each arm its color."""
     return alt.Color("arm:N", scale=_scale(rows, _COLORS, "var(--ink-2)"), title=None)
 
 

@@ -21,9 +21,13 @@ CONDITION_WORDS = {
 }
 
 
+Difference = Callable[[Outcome, Outcome], float | None]
+"""Of the runs without and with batch normalization of one seed."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """Paired differences of one cell, positive in favour of batch normalization."""
+    """Paired differences of one cell, positive in favor of batch normalization."""
 
     activation: str
     condition: str
@@ -59,7 +63,7 @@ def paired(
     evidence: Evidence,
     activation: str,
     condition: str,
-    difference: Callable[[Outcome, Outcome], float | None],
+    difference: Difference,
 ) -> dict[int, float | None]:
     """Apply `difference(without, with)` to the runs of every seed that has finished both."""
     by_seed: dict[int, float | None] = {}
@@ -69,6 +73,16 @@ def paired(
         if without is not None and with_bn is not None:
             by_seed[seed] = difference(without, with_bn)
     return by_seed
+
+
+def where_trained(evidence: Evidence, difference: Difference) -> Difference:
+    """Apply a difference only where both arms have learned."""
+
+    def checked(without: Outcome, with_bn: Outcome) -> float | None:
+        trained = evidence.learned(without) and evidence.learned(with_bn)
+        return difference(without, with_bn) if trained else None
+
+    return checked
 
 
 def why_untrained(evidence: Evidence, activation: str, condition: str) -> str:
@@ -81,6 +95,25 @@ def why_untrained(evidence: Evidence, activation: str, condition: str) -> str:
         if bad:
             parts.append(f"{words} {bad} of {len(done)} runs diverged or did not learn")
     return "; ".join(parts) or "a run of it has failed or cannot be measured"
+
+
+def cells_by_condition(
+    evidence: Evidence,
+    difference: Difference,
+    why_missing: Callable[[Evidence, str, str], str] = why_untrained,
+    prefix: str = "",
+) -> list[Cell]:
+    """Make a cell of every activation, with each arm at its own rate and both at the same."""
+    return [
+        Cell(
+            activation,
+            prefix + CONDITION_WORDS[condition],
+            paired(evidence, activation, condition, difference),
+            why_missing(evidence, activation, condition),
+        )
+        for activation in evidence.design.activations
+        for condition in (BEST, MATCHED)
+    ]
 
 
 def log_ratio(without: float | None, with_bn: float | None) -> float | None:

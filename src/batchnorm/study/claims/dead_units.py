@@ -15,10 +15,10 @@ Source: Lu et al. 2019 (arXiv:1903.06733) for born dead; Glorot & Bengio 2010 fo
 import torch
 from torch import Tensor, nn
 
-from ..evidence import BEST, MATCHED, Evidence
+from ..evidence import Evidence
 from ..outcome import DeadCount, Outcome
 from ..probe import activation_inputs, by_unit
-from .cell import CONDITION_WORDS, POINTS, Cell, Definition, paired, why_untrained
+from .cell import POINTS, Cell, Definition, cells_by_condition, why_untrained
 
 _RELUS = (nn.ReLU, nn.ReLU6)
 _SATURATING = {nn.Sigmoid: (torch.sigmoid, 0.25), nn.Tanh: (torch.tanh, 1.0)}
@@ -92,21 +92,7 @@ def dead_share(outcome: Outcome) -> float | None:
 
 def cells(evidence: Evidence) -> list[Cell]:
     """Dead share without minus with, at the end of training."""
-
-    def difference(without: Outcome, with_bn: Outcome) -> float | None:
-        a, b = dead_share(without), dead_share(with_bn)
-        return None if a is None or b is None else a - b
-
-    return [
-        Cell(
-            activation,
-            CONDITION_WORDS[condition],
-            by_seed := paired(evidence, activation, condition, difference),
-            _why_missing(evidence, activation, condition, by_seed),
-        )
-        for activation in evidence.design.activations
-        for condition in (BEST, MATCHED)
-    ]
+    return cells_by_condition(evidence, _difference, _why_missing)
 
 
 DEFINITION = Definition(
@@ -120,16 +106,18 @@ DEFINITION = Definition(
 )
 
 
-def _why_missing(
-    evidence: Evidence, activation: str, condition: str, by_seed: dict[int, float | None]
-) -> str:
+def _difference(without: Outcome, with_bn: Outcome) -> float | None:
+    a, b = dead_share(without), dead_share(with_bn)
+    return None if a is None or b is None else a - b
+
+
+def _why_missing(evidence: Evidence, activation: str, condition: str) -> str:
     runs = [
-        run
-        for seed in by_seed
+        evidence.probe(activation, arm, condition, seed)
+        for seed in range(evidence.design.seeds)
         for arm in evidence.design.arms
-        if (run := evidence.probe(activation, arm, condition, seed)) is not None
     ]
-    counts = [run.dead for run in runs if run.dead is not None]
+    counts = [run.dead for run in runs if run is not None and run.dead is not None]
     if counts and all(count.units == 0 for count in counts):
         return f"{activation} units are never exactly off, so that they cannot be dead"
     return why_untrained(evidence, activation, condition)

@@ -16,10 +16,10 @@ Source: Ioffe & Szegedy 2015 (arXiv:1502.03167), Fig. 1 (percentiles of one unit
 import torch
 from torch import Tensor, nn
 
-from ..evidence import BEST, MATCHED, Evidence
+from ..evidence import Evidence
 from ..outcome import DriftPoint, Outcome, Percentiles
 from ..probe import activation_inputs, by_unit
-from .cell import CONDITION_WORDS, RATIO, Cell, Definition, log_ratio, mean, paired, why_untrained
+from .cell import RATIO, Cell, Definition, cells_by_condition, log_ratio, mean, where_trained
 
 PROBE_SAMPLES = 512
 
@@ -74,22 +74,9 @@ def run_drift(outcome: Outcome) -> float | None:
 
 def cells(evidence: Evidence) -> list[Cell]:
     """ln(drift without / drift with), where both arms trained: a dead network does not drift."""
-
-    def difference(without: Outcome, with_bn: Outcome) -> float | None:
-        if not (evidence.learned(without) and evidence.learned(with_bn)):
-            return None
-        return log_ratio(run_drift(without), run_drift(with_bn))
-
-    return [
-        Cell(
-            activation,
-            CONDITION_WORDS[condition],
-            paired(evidence, activation, condition, difference),
-            why_untrained(evidence, activation, condition),
-        )
-        for activation in evidence.design.activations
-        for condition in (BEST, MATCHED)
-    ]
+    return cells_by_condition(
+        evidence, where_trained(evidence, lambda a, b: log_ratio(run_drift(a), run_drift(b)))
+    )
 
 
 DEFINITION = Definition(

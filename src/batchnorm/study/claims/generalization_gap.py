@@ -18,11 +18,11 @@ from typing import TypeGuard
 
 from ...records import Effect
 from ..design import BATCH_NORM
-from ..evidence import BEST, MATCHED, Evidence
+from ..evidence import Evidence
 from ..outcome import Outcome
 from ..statistics import SUPPORTED
 from ..training import Evaluation
-from .cell import CONDITION_WORDS, POINTS, Cell, Definition, paired, why_untrained
+from .cell import POINTS, Cell, Definition, cells_by_condition, where_trained
 
 SLOPE = "slope over virtual batch sizes"
 
@@ -87,21 +87,9 @@ def slope_over_sizes(runs: dict[int, Outcome]) -> float | None:
 
 def cells(evidence: Evidence) -> list[Cell]:
     """Gap differences at matched loss, and beside them the slope over virtual batch sizes."""
-
-    def difference(without: Outcome, with_bn: Outcome) -> float | None:
-        trained = evidence.learned(without) and evidence.learned(with_bn)
-        return gap_difference(without, with_bn) if trained else None
-
-    found = [
-        Cell(
-            activation,
-            f"at matched training loss, {CONDITION_WORDS[condition]}",
-            paired(evidence, activation, condition, difference),
-            why_untrained(evidence, activation, condition),
-        )
-        for activation in evidence.design.activations
-        for condition in (BEST, MATCHED)
-    ]
+    found = cells_by_condition(
+        evidence, where_trained(evidence, gap_difference), prefix="at matched training loss, "
+    )
     return found + [_slope_cell(evidence, activation) for activation in evidence.design.activations]
 
 

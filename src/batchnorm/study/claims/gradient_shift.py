@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..evidence import BEST, MATCHED, Evidence
+from ..evidence import Evidence
 from ..outcome import Outcome, ShiftPoint
-from .cell import CONDITION_WORDS, RATIO, Cell, Definition, log_ratio, mean, paired, why_untrained
+from .cell import RATIO, Cell, Definition, cells_by_condition, log_ratio, mean, where_trained
 
 MAX_LAYERS = 8
 """Evenly spaced layers that are measured; each costs one more backward pass."""
@@ -102,22 +102,9 @@ def run_shift(outcome: Outcome) -> float | None:
 
 def cells(evidence: Evidence) -> list[Cell]:
     """ln(shift without / shift with), where both arms trained."""
-
-    def difference(without: Outcome, with_bn: Outcome) -> float | None:
-        if not (evidence.learned(without) and evidence.learned(with_bn)):
-            return None
-        return log_ratio(run_shift(without), run_shift(with_bn))
-
-    return [
-        Cell(
-            activation,
-            CONDITION_WORDS[condition],
-            paired(evidence, activation, condition, difference),
-            why_untrained(evidence, activation, condition),
-        )
-        for activation in evidence.design.activations
-        for condition in (BEST, MATCHED)
-    ]
+    return cells_by_condition(
+        evidence, where_trained(evidence, lambda a, b: log_ratio(run_shift(a), run_shift(b)))
+    )
 
 
 DEFINITION = Definition(
