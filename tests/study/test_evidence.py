@@ -128,9 +128,16 @@ def test_nothing_run_chooses_nothing():
 
 def test_rate_that_one_arm_has_not_run_is_not_matched():
     evidence = grid_of(
-        lambda arm, lr, seed: None if (arm, lr) == (NONE, 1.0) else lr / 2, small_design(lrs=LRS)
+        lambda arm, lr, seed: None if (arm, lr) == (NONE, 1.0) else 0.4 + lr / 2,
+        small_design(lrs=LRS),
     )
     assert evidence.matched_lr("relu", 0) == 0.1
+
+
+def test_chance_does_not_choose_among_rates_at_which_nothing_is_learned():
+    """With 10 classes an accuracy up to 0.2 is no sign of learning."""
+    evidence = grid_of(lambda arm, lr, seed: 0.1 + lr / 20, small_design(lrs=LRS))
+    assert evidence.tuned_lr("relu", NONE, 0) == 0.01
 
 
 @pytest.mark.parametrize(

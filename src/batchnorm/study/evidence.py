@@ -2,7 +2,8 @@
 
 A seed's learning rate is chosen by the validation accuracy of the *other* seeds at the end of
 training (its own when there is no other), so that no seed is judged at a rate that its own luck
-picked. Every arm has the same grid and budget; a diverged run counts as accuracy 0.
+picked. Every arm has the same grid and budget. A run that diverged or learned nothing counts as
+accuracy 0, so that chance does not choose among rates of which none works; the smallest is taken.
 """
 
 from collections.abc import Iterable
@@ -126,12 +127,13 @@ class Evidence:
             planned[TrialConfig(self.design.problem, stage, activation, arm, seed, lr, size)] = None
 
     def _score(self, activation: str, arm: str, lr: float, seed: int) -> float | None:
-        """Mean validation accuracy of the other seeds; a run that raised or diverged has 0."""
+        """Mean validation accuracy of the other seeds; a run that did not learn has 0."""
         others = [s for s in range(self.design.seeds) if s != seed] or [seed]
         runs = [self.find(GRID, activation, arm, s, lr) for s in others]
         done = [run for run in runs if run is not None]
         scores = [
-            run.final.val_accuracy or 0.0 if run.status == OK and run.final else 0.0 for run in done
+            (run.final.val_accuracy or 0.0) if run.final and self.learned(run) else 0.0
+            for run in done
         ]
         # Rounded, so that a tie stays one whatever the order of the seeds it is summed in.
         return round(sum(scores) / len(scores), 6) if scores else None

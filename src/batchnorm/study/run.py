@@ -79,7 +79,8 @@ def run(
         except KeyboardInterrupt:
             partial = True
             outcomes += _not_handed_over(plan, outcomes, ledger)
-        outcomes.sort(key=_order)
+        place = {config: i for i, config in enumerate(plan)}
+        outcomes.sort(key=lambda outcome: place[outcome.config])
         evidence = Evidence(design, outcomes, whole.classes)
         result = assemble(evidence, outcomes, progress.total, partial, time.monotonic() - start)
         write_text(ledger.folder / "results.json", to_json(result))
@@ -119,8 +120,3 @@ def _not_handed_over(
     counted = {outcome.config for outcome in outcomes}
     loaded = (ledger.load(config) for config in plan if config not in counted)
     return [outcome for outcome in loaded if outcome is not None]
-
-
-def _order(outcome: Outcome) -> tuple[str, str, str, float, int, int]:
-    c = outcome.config
-    return (c.stage, c.activation, c.arm, c.lr, c.seed, c.virtual_batch_size or 0)
