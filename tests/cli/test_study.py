@@ -1,5 +1,6 @@
 """The whole command, on real data: resumed, killed, stopped, out of space, on a user's network."""
 
+import contextlib
 import json
 import os
 import resource
@@ -153,6 +154,18 @@ def test_kill_9_loses_at_most_the_trials_in_flight(tmp_path):
     after = stamps(tmp_path)
     assert before.items() <= after.items(), "a finished trial was run again"
     assert len(after) == result(tmp_path).counts.planned
+
+
+def test_workers_of_a_killed_study_stop_after_their_trial(tmp_path):
+    process = command(tmp_path, *SMALL, "--steps", "300")
+    wait_for_trials(tmp_path, 3)
+    os.kill(process.pid, signal.SIGKILL)
+    at_kill = len(stamps(tmp_path))
+    process.communicate()
+    time.sleep(3)
+    assert len(stamps(tmp_path)) <= at_kill + 2, "two workers had one trial each in flight"
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_ctrl_c_leaves_a_report_that_says_it_is_partial(tmp_path):

@@ -5,6 +5,7 @@ this process loses no finished trial.
 """
 
 import contextlib
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 
@@ -83,7 +84,7 @@ def _run(
             pre_dispatch=1 if jobs == 1 else 2 * jobs,
             return_as="generator_unordered",
         )
-        outcomes = pool(delayed(_work)(config, ledger, trial) for config in configs)
+        outcomes = pool(delayed(_work)(config, ledger, trial, os.getpid()) for config in configs)
     try:
         yield from outcomes
     except BaseException:
@@ -91,7 +92,13 @@ def _run(
         raise
 
 
-def _work(config: TrialConfig, ledger: Ledger, trial: Callable[[TrialConfig], Outcome]) -> Outcome:
+def _work(
+    config: TrialConfig, ledger: Ledger, trial: Callable[[TrialConfig], Outcome], parent: int
+) -> Outcome:
+    # Killed without a word, the main process leaves its workers with trials they have been sent;
+    # they must not compete with those of the next run.
+    if os.getppid() != parent:
+        os._exit(1)
     # Ctrl-C reaches the whole process group; the main process decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with ledger.running(config):
