@@ -12,25 +12,36 @@ from batchnorm.records import StudyResult, from_json
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.slow
-def test_the_example_of_ones_own_network(tmp_path):
-    """As its docstring says, with fewer seeds and steps."""
-    text = (ROOT / "examples" / "iris.py").read_text()
-    said = re.search(r'"""[^\n]*\n\n(batchnorm study .*?)\n"""', text, re.DOTALL)[1]
-    arguments = said.replace("\\\n", " ").split()[1:]
+def run_study(arguments, folder, out):
+    """Run the command as it is documented, with one seed and few steps."""
     arguments[arguments.index("--seeds") + 1] = "1"
-    arguments[arguments.index("--out") + 1] = str(tmp_path / "results")
+    arguments[arguments.index("--out") + 1] = str(out)
     done = subprocess.run(
         [sys.executable, "-m", "batchnorm", *arguments, "--steps", "60", "--batch-size", "16"],
-        cwd=ROOT,
+        cwd=folder,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    result = from_json(StudyResult, (tmp_path / "results" / "results.json").read_text())
+    result = from_json(StudyResult, (out / "results.json").read_text())
     assert result.counts.failed == 0, result.failures
     assert max(run.test_accuracy or 0 for run in result.runs) > 0.9
+
+
+@pytest.mark.slow
+def test_the_example_of_ones_own_network(tmp_path):
+    text = (ROOT / "examples" / "iris.py").read_text()
+    said = re.search(r'"""[^\n]*\n\n(batchnorm study .*?)\n"""', text, re.DOTALL)[1]
+    run_study(said.replace("\\\n", " ").split()[1:], ROOT, tmp_path / "results")
+
+
+@pytest.mark.slow
+def test_the_network_of_the_documentation(tmp_path):
+    text = (ROOT / "docs" / "study.md").read_text()
+    (tmp_path / "net.py").write_text(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1])
+    said = re.search(r"^    (batchnorm study --model net.py.*)$", text, re.MULTILINE)[1]
+    run_study(said.split()[1:], tmp_path, tmp_path / "results")
 
 
 def test_what_the_readme_links_to_is_there():
