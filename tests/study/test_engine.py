@@ -91,6 +91,15 @@ def test_a_killed_worker_costs_its_own_trial_alone(ledger, log):
     assert log.read_text().split().count(VICTIM.key) == 2
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C raises, also where the tests were started in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_keeps_what_is_finished_and_stops_the_rest(ledger, log):
     outcomes = execute(CONFIGS, ledger, 2, partial(slow, log))
     first = next(outcomes)
