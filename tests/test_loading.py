@@ -12,8 +12,10 @@ from batchnorm.loading import fingerprint, load
 def net(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path.copy())
-    (tmp_path / "helper.py").write_text("VALUE = 7\n")
-    (tmp_path / "net.py").write_text("from helper import VALUE\ndef make(): return VALUE\nN = 3\n")
+    (tmp_path / "helper.py").write_text("VALUE = 7\ndef borrowed(): pass\n")
+    (tmp_path / "net.py").write_text(
+        "from helper import VALUE, borrowed\ndef make(): return VALUE\nN = 3\n"
+    )
     return tmp_path / "net.py"
 
 
@@ -36,7 +38,7 @@ def test_a_module_is_imported_by_name():
         ("net.py", "expected path/to/file.py:callable"),
         (":make", "expected path/to/file.py:callable"),
         ("missing.py:make", "there is no file 'missing.py'"),
-        ("net.py:mke", r"net.py has no 'mke'; its callables are: make"),
+        ("net.py:mke", r"net.py has no 'mke'; its callables are: make$"),
         ("net.py:N", "'N' is a int, expected a function"),
         ("no_such_module:make", "importing no_such_module raised ModuleNotFoundError"),
         ("bad.py:make", "importing bad.py raised SyntaxError"),

@@ -34,7 +34,8 @@ def load(spec: str, option: str) -> Callable[..., Any]:
         )
     module = _import(place, spec, option)
     if not hasattr(module, name):
-        found = sorted(n for n, v in vars(module).items() if callable(v) and n[0] != "_")
+        own = {n: v for n, v in vars(module).items() if callable(v) and n[0] != "_"}
+        found = sorted(n for n, v in own.items() if getattr(v, "__module__", "") == module.__name__)
         raise UsageError(
             f"{option} {spec!r}: {place} has no {name!r}; its callables are: "
             f"{', '.join(found) or 'none'}"

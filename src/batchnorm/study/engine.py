@@ -55,6 +55,7 @@ def execute(
             # Some may have finished without being handed over.
             yield from _from_file(pending, ledger)
             suspects = [config for config in pending if ledger.was_killed(config)]
+            # None where a worker died between two trials: one alone shows whether it was chance.
             for config in suspects or list(pending)[:1]:
                 del pending[config]
                 yield _run_alone(config, ledger, trial)

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from joblib import cpu_count
+
 from ..records import StudyResult, to_json, write_text
 from .data import pool, split
 from .design import BATCH_NORM, NONE, Design, TrialConfig, make_design
@@ -66,8 +68,8 @@ def run(
     ledger = Ledger(Path(out))
     outcomes: list[Outcome] = []
     progress = Progress(upper_bound(design))
-    on_progress(progress)
     with ledger.open_for(design):
+        on_progress(progress)
         plan = design.grid()
         partial = False
         try:
@@ -107,7 +109,7 @@ def _collect(
     on_progress: Callable[[Progress], None],
     outcomes: list[Outcome],
 ) -> None:
-    for outcome in execute(list(configs), ledger, jobs or os.cpu_count() or 1):
+    for outcome in execute(list(configs), ledger, jobs or cpu_count()):
         outcomes.append(outcome)
         progress.count(outcome)
         on_progress(progress)
