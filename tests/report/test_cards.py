@@ -2,13 +2,14 @@ import dataclasses
 
 import pytest
 
+from batchnorm.report import wording
 from batchnorm.report.cards import card, interval_plot
 
-from . import sample
+from .sample_claims import claims, effect
 
 
 def test_interval_and_band_share_one_axis_around_zero():
-    measured = sample.effect(values=(-1.0, 1.0, 0.5), mean=0.0, low=-0.5, high=0.5)
+    measured = effect(values=(-1.0, 1.0, 0.5), mean=0.0, low=-0.5, high=0.5)
     plot = interval_plot(measured, threshold=0.25)
     assert plot.zero == 120.0
     assert plot.mean == 120.0
@@ -18,12 +19,12 @@ def test_interval_and_band_share_one_axis_around_zero():
 
 
 def test_seeds_that_coincide_do_not_hide_each_other():
-    dots = interval_plot(sample.effect(values=(1.0, 1.0, 1.0), effect_size=None), 0.2).dots
+    dots = interval_plot(effect(values=(1.0, 1.0, 1.0), effect_size=None), 0.2).dots
     assert len(set(dots)) == 3
 
 
 def test_nothing_measured_gives_no_drawing():
-    assert interval_plot(sample.effect(values=(None, None), verdict="not measurable"), 0.2) is None
+    assert interval_plot(effect(values=(None, None), verdict="not measurable"), 0.2) is None
 
 
 @pytest.mark.parametrize(
@@ -37,21 +38,43 @@ def test_nothing_measured_gives_no_drawing():
     ],
 )
 def test_drawing_is_described_in_words(low, high, words):
-    measured = sample.effect(values=(0.1, 0.2), low=low, high=high)
+    measured = effect(values=(0.1, 0.2), low=low, high=high)
     assert interval_plot(measured, 0.25).description == (
         f"2 of 2 seeds favor batch normalization; {words}"
     )
 
 
 def test_name_of_an_only_test_is_not_repeated():
-    first, second = sample.claims()[:2]
+    first, second = claims()[:2]
     assert [test.id for test in card(first).tests] == ["1a", "1b"]
     assert [test.id for test in card(second).tests] == [""]
 
 
 def test_verdict_that_is_not_known_keeps_its_word():
-    claim = sample.claims()[4]
+    claim = claims()[4]
     odd = dataclasses.replace(claim.tests[0].headline, verdict="undecided")
     tests = (dataclasses.replace(claim.tests[0], headline=odd),)
     (shown,) = card(dataclasses.replace(claim, tests=tests)).tests
     assert (shown.verdict.word, shown.verdict.slug) == ("undecided", "unmeasured")
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [
+        ("inconclusive", "because"),
+        ("not measurable", "because"),
+        ("supported", ""),
+        ("depends", ""),
+    ],
+)
+def test_card_without_an_answer_says_why(word, reason):
+    claim = claims()[4]
+    headline = dataclasses.replace(claim.tests[0].headline, verdict=word, reason="because")
+    tests = (dataclasses.replace(claim.tests[0], headline=headline),)
+    assert card(dataclasses.replace(claim, tests=tests)).tests[0].reason == reason
+
+
+def test_every_verdict_has_a_look_of_its_own():
+    slugs = [verdict.slug for verdict in wording.verdicts()]
+    assert len(set(slugs)) == len(slugs) == 7
+    assert wording.verdict("depends").slug == "depends"
