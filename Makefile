@@ -4,7 +4,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 OUT ?= results
-PYTEST := $(BIN)/python -m pytest -n auto
+# The slow tests lie together: a process that is done takes over from the other.
+PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
