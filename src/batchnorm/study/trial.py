@@ -82,6 +82,12 @@ class _Curve:
             _, accuracy = evaluate(model, self.data.val)
             self.points.append(Evaluation(step, None, None, accuracy, None, None))
 
+    def final(self, step: int, model: nn.Module) -> Evaluation:
+        """Evaluate everything at the end, unless the last look just has."""
+        if self.everything and self.points and self.points[-1].step == step:
+            return self.points[-1]
+        return evaluate_all(model, self.data, step)
+
 
 class _Meters:
     """An observer that takes the measurements of the claims."""
@@ -125,7 +131,7 @@ def _train_and_measure(config: TrialConfig, data: Data) -> Outcome:
     meters = _Meters(config, data)
     problem = config.problem
     ran = train(model, data, problem, config.lr, problem.steps, config.seed, meters)
-    outcome = _outcome(config, ran, model, data)
+    outcome = _outcome(config, ran, meters.curve.final(ran.steps, model))
     dead = count_dead(meters.born_dead, model, data.train.x) if meters.measures else None
     return dataclasses.replace(
         outcome,
@@ -154,8 +160,7 @@ def _search_stable_rate(config: TrialConfig, data: Data) -> Outcome:
     return Outcome(config, OK, steps, seconds, largest_rate=found)
 
 
-def _outcome(config: TrialConfig, ran: Training, model: nn.Module, data: Data) -> Outcome:
-    final = evaluate_all(model, data, ran.steps)
+def _outcome(config: TrialConfig, ran: Training, final: Evaluation) -> Outcome:
     finite = final.train_loss is not None and math.isfinite(final.train_loss)
     status = ran.status if finite else DIVERGED
     return Outcome(config, status, ran.steps, ran.seconds, final)

@@ -15,6 +15,9 @@ RATIO = math.log(1.25)
 POINTS = 0.005
 """Smallest difference of interest of accuracies and shares: half a percentage point."""
 
+ARM_WORDS = {NONE: "without batch normalization", BATCH_NORM: "with it"}
+"""The two arms that are compared, in the order in which a sentence names them."""
+
 CONDITION_WORDS = {
     BEST: "each arm at its own learning rate",
     MATCHED: "both arms at the same learning rate",
@@ -88,7 +91,7 @@ def where_trained(evidence: Evidence, difference: Difference) -> Difference:
 def why_untrained(evidence: Evidence, activation: str, condition: str) -> str:
     """Say which arm did not train, and in how many of its runs."""
     parts = []
-    for arm, words in ((NONE, "without batch normalization"), (BATCH_NORM, "with it")):
+    for arm, words in ARM_WORDS.items():
         runs = [evidence.probe(activation, arm, condition, s) for s in range(evidence.design.seeds)]
         done = [run for run in runs if run is not None]
         bad = sum(not evidence.learned(run) for run in done)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from ..design import BATCH_NORM, NONE
 from ..evidence import Evidence
 from ..outcome import LargestRate, Outcome
-from .cell import RATIO, Cell, Definition, log_ratio
+from .cell import ARM_WORDS, RATIO, Cell, Definition, log_ratio
 
 EIGHTHS = 8
 """Grid points per decade."""
@@ -99,7 +99,7 @@ def _cell(evidence: Evidence, activation: str) -> Cell:
         bad[BATCH_NORM] += [with_bn] if _found(with_bn) is None else []
     why = "; ".join(
         f"{words} {_what_is_wrong(bad[arm])} in {len(bad[arm])} of {len(by_seed)} seeds"
-        for arm, words in ((NONE, "without batch normalization"), (BATCH_NORM, "with it"))
+        for arm, words in ARM_WORDS.items()
         if bad[arm]
     )
     return Cell(activation, "short runs", by_seed, why)

@@ -15,7 +15,7 @@ from itertools import pairwise
 from ..design import BATCH_NORM, NONE
 from ..evidence import BEST, Evidence
 from ..outcome import Outcome
-from .cell import CONDITION_WORDS, RATIO, Cell, Definition, log_ratio
+from .cell import ARM_WORDS, CONDITION_WORDS, RATIO, Cell, Definition, log_ratio
 
 _ROUNDING = 1e-6
 
@@ -105,7 +105,7 @@ def _why_missing(evidence: Evidence, runs: dict[int, tuple[Outcome, Outcome]]) -
     untrained = [sum(not evidence.learned(pair[i]) for pair in runs.values()) for i in (0, 1)]
     return "; ".join(
         f"{words} {count} of {len(runs)} runs did not train at the tuned rate"
-        for words, count in zip(("without batch normalization", "with it"), untrained, strict=True)
+        for words, count in zip(ARM_WORDS.values(), untrained, strict=True)
         if count
     )
 
