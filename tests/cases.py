@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from batchnorm import functional, ops
+from batchnorm import compose, ops
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 ACTIVATIONS = (
@@ -37,9 +37,10 @@ ROUTES = ("torch-autograd", "function-aten", "function-composite")
 def take_route(monkeypatch, route: str) -> None:
     """Make functional.batch_norm compute the way it does for small, large and foreign tensors."""
     if route != "torch-autograd":
-        monkeypatch.setattr(functional, "SMALL", 0)
+        monkeypatch.setattr(ops.normalize, "SMALL", 0)
     if route == "function-composite":
-        monkeypatch.setattr(ops, "kernels", lambda x: ops.composite)
+        for module in (ops.dispatch, compose):
+            monkeypatch.setattr(module, "kernels", lambda x: ops.composite)
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ FILES = sorted(SOURCE.rglob("*.py"))
 IDS = [str(path.relative_to(SOURCE)) for path in FILES]
 
 RANKS = [
-    {"errors", "records", "shapes", "loading"},
+    {"errors", "records", "shapes", "loading", "checks", "weights"},
     {"moments", "reference"},
     {"ops"},
+    {"compose"},
     {"functional"},
     {"nn"},
     {"surgery"},
@@ -25,7 +26,7 @@ RANKS = [
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 
-BASE = {"errors", "records", "shapes"}
+BASE = {"errors", "records", "shapes", "checks"}
 """Siblings of rank 0 may use the errors."""
 
 LINES = 500

@@ -7,6 +7,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from batchnorm import reference, shapes
 from batchnorm.errors import OptionError, ShapeError, StatisticsError
 from batchnorm.functional import batch_norm, update_running_
+from batchnorm.moments import Estimate
 from cases import (
     ACTIVATIONS,
     DTYPES,
@@ -374,9 +375,8 @@ def test_half_running_statistics_are_rounded_once():
 @pytest.mark.parametrize("momentum", [0.25, torch.tensor(0.25), torch.tensor([0.25]).double()])
 def test_update_running_takes_numbers_and_tensors(momentum):
     running_mean, running_var = torch.zeros(2), torch.ones(2)
-    update_running_(
-        running_mean, running_var, torch.full((2,), 4.0), torch.full((2,), 5.0), momentum
-    )
+    batch = Estimate(torch.full((2,), 4.0), torch.full((2,), 5.0), count=8, effective=8)
+    update_running_(running_mean, running_var, batch, momentum)
     assert torch.equal(running_mean, torch.ones(2))
     assert torch.equal(running_var, torch.full((2,), 2.0))
 
@@ -430,7 +430,7 @@ ONE_VALUE = r"more than 1 value per channel in training, found 1 \(input 1×3×1
         (OptionError, "positive int .* found 0", {"virtual_batch_size": 0}),
         (OptionError, "found True", {"virtual_batch_size": True}),
         (OptionError, "found 2.0", {"virtual_batch_size": 2.0}),
-        (OptionError, "eps to be positive, found 0", {"eps": 0.0}),
+        (OptionError, "eps must be positive, found 0", {"eps": 0.0}),
     ],
 )
 def test_refusal_explains_and_leaves_the_statistics(error, match, arguments):

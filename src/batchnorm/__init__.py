@@ -11,16 +11,32 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from . import functional, study
     from .moments import Moments
-    from .nn import BatchNorm1d, BatchNorm2d, BatchNorm3d
+    from .nn import (
+        BatchNorm1d,
+        BatchNorm2d,
+        BatchNorm3d,
+        LazyBatchNorm1d,
+        LazyBatchNorm2d,
+        LazyBatchNorm3d,
+        Renorm,
+        accumulate,
+        no_update,
+    )
     from .surgery.insert import insert
 
 _MODULE_BY_NAME = {
     "BatchNorm1d": ".nn",
     "BatchNorm2d": ".nn",
     "BatchNorm3d": ".nn",
+    "LazyBatchNorm1d": ".nn",
+    "LazyBatchNorm2d": ".nn",
+    "LazyBatchNorm3d": ".nn",
     "Moments": ".moments",
+    "Renorm": ".nn",
+    "accumulate": ".nn",
     "functional": ".functional",
     "insert": ".surgery",
+    "no_update": ".nn",
     "study": ".study",
 }
 
@@ -28,9 +44,15 @@ __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
+    "LazyBatchNorm1d",
+    "LazyBatchNorm2d",
+    "LazyBatchNorm3d",
     "Moments",
+    "Renorm",
+    "accumulate",
     "functional",
     "insert",
+    "no_update",
     "study",
 ]
 

@@ -2,6 +2,7 @@
 
 BatchNormError
 ├── ShapeError(ValueError)        a tensor has the wrong number of axes or channels
+├── DtypeError(TypeError)         a tensor holds the wrong kind of values
 ├── StatisticsError(ValueError)   there are no statistics to compute or to use
 ├── OptionError(ValueError)       an option has a value that is not one of the known ones
 ├── SurgeryError(ValueError)      a model cannot be changed the way that was asked for
@@ -19,6 +20,10 @@ class BatchNormError(Exception):
 
 class ShapeError(BatchNormError, ValueError):
     """A tensor has the wrong number of axes or channels."""
+
+
+class DtypeError(BatchNormError, TypeError):
+    """A tensor holds the wrong kind of values."""
 
 
 class StatisticsError(BatchNormError, ValueError):

@@ -9,54 +9,81 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from . import shapes
+from . import checks, shapes
+from .weights import of_positions, weigh
 
 
 class Moments(NamedTuple):
-    """Count, mean and Σ(x − mean)² of every channel; merges exactly.
+    """Count, mean and Σw(x − mean)² of every channel; merges exactly.
 
-    Where the count is 0, mean and m2 are 0. The count has the dtype of the mean, so in float32
-    it is exact up to 2^24; take `Moments.of(x.double())` where more is needed.
+    Without weights every w is 1. Where the count is 0, mean and m2 are 0. The count has the dtype
+    of the mean, so in float32 it is exact up to 2^24; take `Moments.of(x.double())` where more is
+    needed.
 
     Args:
-        count: Values per channel, (C,).
+        count: Values per channel, Σw, (C,).
         mean: Their mean, (C,).
         m2: Their sum of squared deviations from it, (C,).
+        effective: How many equally weighted values say as much about the population,
+            (Σw)²/Σw², (C,); None where no value has a weight: the count.
 
     Example:
         >>> Moments.of(torch.tensor([[1.0], [3.0]])).merge(Moments.of(torch.tensor([[5.0]])))
-        Moments(count=tensor([3.]), mean=tensor([3.]), m2=tensor([8.]))
+        Moments(count=tensor([3.]), mean=tensor([3.]), m2=tensor([8.]), effective=None)
 
-    Source: Chan, Golub & LeVeque 1983, The American Statistician 37(3), equation 1.5.
+    Source: Chan, Golub & LeVeque 1983, The American Statistician 37(3), equation 1.5; Kish 1965,
+    Survey Sampling, for the effective number.
     """
 
     # tuple.count is a method; here the field of the same name, by intent.
     count: Tensor  # type: ignore[assignment]
     mean: Tensor
     m2: Tensor
+    effective: Tensor | None = None
 
     @classmethod
-    def of(cls, x: Tensor) -> Self:
+    def of(cls, x: Tensor, mask: Tensor | None = None, sample_weight: Tensor | None = None) -> Self:
         """Compute the moments of every channel of a tensor.
 
         Args:
             x: Values (N, C, *S) of any floating dtype; may be empty.
+            mask: Which values count, bool (N,) or (N, *S).
+            sample_weight: How much they count, floating (N,) or (N, *S), not negative.
 
         Returns:
             Moments of shape (C,) in float32, or in float64 for float64 input.
 
         Raises:
-            ShapeError: `x` has fewer than two axes.
+            ShapeError: `x` has fewer than two axes, or the shapes do not belong together.
+            StatisticsError: A weight is negative or not finite, or all are 0.
+            DtypeError: `mask` is not bool, or another tensor is not floating.
 
         Example:
-            >>> Moments.of(torch.tensor([[1.0, 7.0], [3.0, 7.0]])).m2
+            >>> x = torch.tensor([[1.0, 7.0], [3.0, 7.0], [9.0, 9.0]])
+            >>> Moments.of(x, mask=torch.tensor([True, True, False])).m2
             tensor([2., 0.])
+            >>> Moments.of(x, sample_weight=torch.tensor([1.0, 1.0, 2.0])).mean
+            tensor([5.5000, 8.0000])
         """
-        shapes.check_input(x)
-        count = shapes.count_per_channel(x.shape)
-        if count == 0:
+        checks.check_input(x)
+        checks.check_mask(x, mask)
+        checks.check_sample_weight(x, mask, sample_weight)
+        if x.numel() == 0:
             return cls.zeros(shapes.num_channels(x), dtype=statistics_dtype(x), device=x.device)
-        return cls.from_var(count, *mean_and_var(x))
+        weights = of_positions(x, mask, sample_weight, statistics_dtype(x))
+        if weights is None:
+            return cls.from_var(shapes.count_per_channel(x.shape), *mean_and_var(x))
+        if mask is not None:
+            x = x.masked_fill(~shapes.as_positions(mask, x.dim()), 0)
+        moments = cls.weighted(x, weights)
+        return moments if sample_weight is not None else moments._replace(effective=None)
+
+    @classmethod
+    def weighted(cls, x: Tensor, weights: Tensor) -> Self:
+        """Compute the moments of finite values whose weights are (N, 1, *S)."""
+        count, effective, share = weigh(weights)
+        mean, var = mean_and_var(x, share)
+        return cls(count.expand_as(mean), mean, var * count, effective.expand_as(mean))
 
     @classmethod
     def zeros(
@@ -101,27 +128,88 @@ class Moments(NamedTuple):
         # 0/0 where neither has values: their means are 0 and so is any share of the difference.
         share = torch.where(count > 0, other.count / count, 0)
         delta = other.mean - self.mean
+        effective = None
+        if self.effective is not None or other.effective is not None:
+            effective = _of_both(count, share, self, other)
         return type(self)(
             count,
             self.mean + delta * share,
             self.m2 + other.m2 + delta * delta * (self.count * share),
+            effective,
         )
 
     def var(self, correction: int = 0) -> Tensor:
         """Compute the variance, m2 / (count − correction).
+
+        With weights, m2/count · effective/(effective − correction): to multiply all weights by a
+        number changes nothing.
 
         Args:
             correction: 0 for the variance of these values (what normalizes them), 1 for the
                 unbiased estimate of the population's (what running statistics store).
 
         Returns:
-            Variances (C,); NaN where the count is not above the correction.
+            Variances (C,); NaN where there are not more (effective) values than the correction.
 
         Example:
             >>> Moments.of(torch.tensor([[1.0], [3.0]])).var(correction=1)
             tensor([2.])
         """
-        return self.m2 / (self.count - correction).clamp(min=0)
+        if self.effective is None:
+            return self.m2 / (self.count - correction).clamp(min=0)
+        rest = (self.effective - correction).clamp(min=0)
+        return self.m2 / self.count * (self.effective / rest)
+
+    def estimate(self) -> "Estimate":
+        """Take these values for a sample: what they say about the population."""
+        effective = self.count if self.effective is None else self.effective
+        return Estimate(self.mean, self.var(correction=1), self.count, effective)
+
+
+class Estimate(NamedTuple):
+    """What a batch says about the population: what running statistics are moved towards.
+
+    Args:
+        mean: Means (C,).
+        var: Variances (C,), correction 1; of any value where `effective` is not above 1.
+        count: Values per channel, or the sum of their weights; a number, or a tensor (C,).
+        effective: As in `Moments`; a number, or a tensor (C,).
+        finite: Whether every mean and variance is finite; None where nobody has looked.
+    """
+
+    mean: Tensor
+    var: Tensor
+    count: float | Tensor  # type: ignore[assignment]
+    effective: float | Tensor
+    finite: bool | None = None
+
+    @property
+    def known(self) -> bool | Tensor:
+        """Whether there are values enough for a variance; a number, or a tensor (C,)."""
+        return self.effective > 1
+
+    def only_if(self, condition: Tensor) -> Self:
+        """Say the same, or nothing at all; `condition` is a tensor of one bool."""
+        return self._replace(
+            count=self.count * condition, effective=self.effective * condition, finite=None
+        )
+
+    def moments(self) -> Moments:
+        """Give the moments of the batch, to be merged with others."""
+        count = torch.as_tensor(self.count, dtype=self.mean.dtype, device=self.mean.device)
+        effective = torch.as_tensor(self.effective, dtype=count.dtype, device=count.device)
+        biased = self.var * ((effective - 1) / effective)
+        m2 = torch.where(effective > 1, biased * count, 0)
+        return Moments(count.expand_as(self.mean), self.mean, m2, effective.expand_as(self.mean))
+
+
+def _of_both(count: Tensor, share: Tensor, one: Moments, other: Moments) -> Tensor:
+    """Effective number of the values of both; `share` is that of the other's weights."""
+    inverse = torch.zeros_like(count)
+    for part, moments in ((1 - share, one), (share, other)):
+        effective = moments.count if moments.effective is None else moments.effective
+        inverse = inverse + torch.where(effective > 0, part * part / effective, 0)
+    return torch.where(count > 0, inverse.reciprocal(), 0)
 
 
 def statistics_dtype(x: Tensor) -> torch.dtype:
@@ -129,22 +217,24 @@ def statistics_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype is torch.float64 else torch.float32
 
 
-def mean_and_var(x: Tensor) -> tuple[Tensor, Tensor]:
+def mean_and_var(x: Tensor, share: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Compute mean and variance (correction 0) of every channel in two passes; differentiable.
 
     Args:
         x: Values (N, C, *S) of any floating dtype, not empty.
+        share: Weight of each position, (N, 1, *S) or like x, with the sum 1 in every channel, or
+            all 0: then so are mean and variance. None: all alike.
 
     Returns:
         Two (C,) tensors in float32, or float64 for float64 input.
 
     Source: Ioffe & Szegedy 2015 (arXiv:1502.03167), Algorithm 1, lines 1-2.
     """
-    _, mean, var = center(x)
+    _, mean, var = center(x, share)
     return mean, var
 
 
-def center(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def center(x: Tensor, share: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Subtract the mean of every channel; return the mean and the variance (correction 0) as well.
 
     Σ(x − mean)² cannot cancel, unlike E[x²] − E[x]². One value of the channel is subtracted
@@ -153,6 +243,7 @@ def center(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     Args:
         x: Values (N, C, *S) of any floating dtype, not empty.
+        share: As in `mean_and_var`.
 
     Returns:
         x − mean, more precise than its parts, and two (C,) tensors; all in float32, or float64 for
@@ -160,9 +251,14 @@ def center(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     Source: Chan, Golub & LeVeque 1983, section 3, for the shift.
     """
-    shift = shapes.typical_values(x.detach()).to(statistics_dtype(x))
+    counted = None if share is None else share > 0
+    shift = shapes.typical_values(x.detach(), counted).to(statistics_dtype(x))
     shifted = x - shapes.as_channels(shift, x.dim())
     dims = shapes.reduce_dims(x.dim())
-    mean = shifted.mean(dims, keepdim=True)
+    if share is None:
+        mean = shifted.mean(dims, keepdim=True)
+        centered = shifted - mean
+        return centered, mean.view(-1) + shift, centered.square().mean(dims)
+    mean = (shifted * share).sum(dims, keepdim=True)
     centered = shifted - mean
-    return centered, mean.view(-1) + shift, centered.square().mean(dims)
+    return centered, mean.view(-1) + shift, (centered.square() * share).sum(dims)

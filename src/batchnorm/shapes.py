@@ -8,8 +8,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .errors import OptionError, ShapeError
-
 FEW = 1024
 """Of so many values even the farthest is at most 32 = √1024 standard deviations off the mean."""
 
@@ -47,13 +45,27 @@ def as_channels(vector: Tensor, ndim: int) -> Tensor:
     return vector.view(-1, *(1,) * (ndim - 2)) if ndim > 2 else vector
 
 
-def typical_values(x: Tensor) -> Tensor:
+def as_positions(tensor: Tensor, ndim: int) -> Tensor:
+    """View (N,) or (N, *S) as (N, 1, ...), to broadcast against an input of `ndim` axes."""
+    if tensor.dim() == 1:
+        return tensor.view(-1, *(1,) * (ndim - 1))
+    return tensor.unsqueeze(1)
+
+
+def typical_values(x: Tensor, counted: Tensor | None = None) -> Tensor:
     """One value of every channel that is unlikely to be far from its mean, (C,).
 
     A shift by it makes a large mean small; being a value of the channel, it turns a constant
     channel into exact zeros. Of many values the median of three is taken: a single one could be an
     outlier, and shifting by that would be the large mean it is to prevent.
+
+    Args:
+        x: Values (N, C, *S), not empty.
+        counted: Which positions to choose from, bool (N, 1, *S) or (N, C, *S); None for all.
+            Where there is none in a channel, any value is returned.
     """
+    if counted is not None:
+        return _counted_values(x, counted).sort(1).values[:, 1]
     first = _values_at(x, 0.0)
     if count_per_channel(x.shape) <= FEW:
         return first
@@ -68,6 +80,17 @@ def _values_at(x: Tensor, place: float) -> Tensor:
     while x.dim() > 1:
         x = x.select(1, round(place * (x.shape[1] - 1)))
     return x
+
+
+def _counted_values(x: Tensor, counted: Tensor) -> Tensor:
+    """The first, the middle and the last counted value of every channel, (C, 3)."""
+    rank = counted.movedim(1, 0).flatten(1).cumsum(1)
+    last = rank[:, -1:]
+    wanted = torch.cat([torch.ones_like(last), (last + 1) // 2, last], 1)
+    flat = torch.searchsorted(rank, wanted).clamp(max=rank.shape[1] - 1)
+    sample, *position = torch.unravel_index(flat, (x.shape[0], *x.shape[2:]))
+    channel = torch.arange(x.shape[1], device=x.device)[:, None]
+    return x[sample, channel, *position]
 
 
 def fold_chunks(x: Tensor, chunks: int) -> Tensor:
@@ -126,58 +149,3 @@ def virtual_batches(shape: Sequence[int], size: int) -> list[tuple[int, int]]:
         ((chunks - num_larger) * smaller, chunks - num_larger),
     ]
     return [run for run in runs if run[0]]
-
-
-def check_input(x: Tensor) -> None:
-    """Refuse what is not a floating (N, C, *S) tensor.
-
-    Raises:
-        ShapeError: Fewer than two axes.
-        TypeError: The values are not floating point.
-    """
-    if x.dim() < 2:
-        raise ShapeError(
-            f"expected an input with a batch and a channel axis (N, C, ...), "
-            f"found shape {shape_text(x.shape)}; add the missing axis, e.g. input.unsqueeze(0)"
-        )
-    if not x.is_floating_point():
-        raise TypeError(f"expected a floating point input, found {x.dtype}; convert it first")
-
-
-def check_per_channel(x: Tensor, vectors: dict[str, Tensor | None]) -> None:
-    """Refuse a vector that does not have one value for each channel of x.
-
-    Raises:
-        ShapeError: A vector is not of shape (C,); the message has its name.
-    """
-    expected = (x.shape[1],)
-    for name, vector in vectors.items():
-        if vector is not None and vector.shape != expected:
-            raise ShapeError(
-                f"expected {name} to have one value for each of the {x.shape[1]} channels of the "
-                f"input ({shape_text(x.shape)}), found shape {shape_text(vector.shape)}"
-            )
-
-
-def check_virtual_batch_size(size: int | None) -> None:
-    """Refuse a virtual batch size that is not None or a positive int.
-
-    Raises:
-        OptionError: It is something else; True is not taken for 1.
-    """
-    if size is None or (type(size) is int and size >= 1):
-        return
-    raise OptionError(
-        f"expected virtual_batch_size to be None or a positive int (samples per chunk), "
-        f"found {size!r}"
-    )
-
-
-def shape_text(shape: Sequence[int]) -> str:
-    """Print a shape the way messages show it.
-
-    Example:
-        >>> shape_text((1, 512, 1, 1))
-        '1×512×1×1'
-    """
-    return "×".join(map(str, shape)) or "() (a scalar)"

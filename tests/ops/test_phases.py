@@ -31,8 +31,8 @@ def assert_close(ours, exact, dtype):
 @pytest.mark.parametrize("kernels", KERNELS, ids=lambda kernels: kernels.__name__)
 def test_stats_are_mean_and_variance(kernels, shape, dtype):
     x, _, _ = make(shape, dtype)
-    count, mean, m2 = reference.moments(x)
-    assert_close(kernels.stats(x), (mean, m2 / count), dtype)
+    mean, var = reference.statistics(x)
+    assert_close(kernels.stats(x), (mean, var), dtype)
 
 
 @pytest.mark.parametrize("kernels", KERNELS, ids=lambda kernels: kernels.__name__)
@@ -67,7 +67,7 @@ def test_backward_can_sum_over_parts_of_a_batch(shape, dtype):
     sum_dy, sum_dy_xmu = (sum(s) for s in zip(*sums, strict=True))
     count = x.numel() // shape[1]
     outputs = [
-        ops.composite.backward_elemt(dy, part, mean, invstd, weight, sum_dy, sum_dy_xmu, count)
+        ops.composite.backward_elemt(dy, part, mean, invstd, weight, sum_dy, sum_dy_xmu, 1 / count)
         for dy, part in parts
     ]
     exact = reference.backward_train(grad, x, weight, EPS)[0]

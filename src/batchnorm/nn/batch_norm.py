@@ -4,20 +4,33 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from .. import functional, shapes
-from ..errors import ShapeError
-from ..moments import statistics_dtype
+from .. import checks, compose, shapes
+from ..errors import BatchNormError, OptionError, ShapeError
 from ..ops import activation as activations
+from ..ops.normalize import Affine
+from .names import label
+from .recomputation import is_recomputation
+from .renorm import Memory, Renorm
+from .running import NONFINITE, Running
+
+_OURS = {
+    "activation": None,
+    "virtual_batch_size": None,
+    "renorm": None,
+    "nonfinite": "skip",
+    "degenerate": "raise",
+}
+"""Options that torch does not have, with their defaults."""
 
 
-class BatchNorm(_BatchNorm):
+class BatchNorm(Running):
     """Batch normalization of an input with any number of axes, (N, C, ...).
 
     Takes the arguments of `torch.nn.BatchNorm1d` in the same order, and has the same state_dict:
     each loads the other's. Momentum is the weight of the **new** value. With `momentum=None` the
-    running statistics are the plain average of those of all batches so far.
+    running statistics are the plain average of those of all batches so far. They stay float32 (or
+    float64) where the layer is converted to half precision.
 
     Args:
         num_features: Number of channels C.
@@ -32,9 +45,17 @@ class BatchNorm(_BatchNorm):
             "sigmoid", "tanh", or None.
         virtual_batch_size: In training, normalize chunks of so many samples, each by its own
             statistics ("ghost" batch normalization).
+        renorm: In training, correct the statistics of the batch towards the running ones, within
+            the limits of this `Renorm`.
+        nonfinite: What to do in training with a channel whose mean or variance is NaN or
+            infinite: "skip" leaves its running statistics as they are and counts it in the buffer
+            `num_nonfinite` (not part of the state_dict), "propagate" does as torch, "raise"
+            raises (and waits for the device).
+        degenerate: What to do in training with one value per channel: "raise", or normalize by
+            the "running" statistics and leave them as they are.
 
     Raises:
-        OptionError: `activation` or `virtual_batch_size` has no valid value.
+        OptionError: An option has no valid value.
 
     Example:
         >>> layer = BatchNorm(1, activation="relu")
@@ -49,6 +70,8 @@ class BatchNorm(_BatchNorm):
 
     activation: str | None
     virtual_batch_size: int | None
+    renorm: Renorm | None
+    degenerate: str
     _ndims: ClassVar[tuple[int, ...]] = ()  # () for any number of at least 2
 
     def __init__(
@@ -64,15 +87,44 @@ class BatchNorm(_BatchNorm):
         bias: bool = True,
         activation: str | None = None,
         virtual_batch_size: int | None = None,
+        renorm: Renorm | None = None,
+        nonfinite: str = "skip",
+        degenerate: str = "raise",
     ) -> None:
-        activations.get(activation)
-        shapes.check_virtual_batch_size(virtual_batch_size)
-        # torch before 2.13 has no `bias`; removing the parameter works with all.
+        checks.check_momentum(momentum)
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
+        # torch before 2.13 has no `bias`; removing the parameter works with all.
         if not bias:
             self.register_parameter("bias", None)
+        self.set_options(activation, virtual_batch_size, renorm, nonfinite, degenerate)
+        self._corrections = Memory()
+        # By this torch.fx decides whether to look inside: as a layer of torch, this is a leaf.
+        self.__dict__["__module__"] = torch.nn.BatchNorm1d.__module__
+
+    def set_options(
+        self,
+        activation: str | None = None,
+        virtual_batch_size: int | None = None,
+        renorm: Renorm | None = None,
+        nonfinite: str = "skip",
+        degenerate: str = "raise",
+    ) -> None:
+        """Set what torch's layer does not have; the arguments are those of the constructor.
+
+        Raises:
+            OptionError: An option has no valid value; nothing has changed then.
+        """
+        activations.get(activation)
+        checks.check_virtual_batch_size(virtual_batch_size)
+        checks.check_choice("nonfinite", nonfinite, NONFINITE)
+        checks.check_choice("degenerate", degenerate, checks.DEGENERATE)
+        _check_renorm(renorm, self.track_running_stats)
         self.activation = activation
         self.virtual_batch_size = virtual_batch_size
+        self.renorm = renorm
+        self.nonfinite = nonfinite
+        self.degenerate = degenerate
+        self.pin_running_stats()
 
     def reset_parameters(self) -> None:
         """Set weight 1, bias 0 and the running statistics to mean 0, variance 1."""
@@ -81,49 +133,86 @@ class BatchNorm(_BatchNorm):
             if parameter is not None:
                 torch.nn.init.constant_(parameter, value)
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(
+        self,
+        input: Tensor,
+        residual: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+    ) -> Tensor:
         """Normalize; in training, update the running statistics once that has succeeded.
 
         Args:
             input: Activations (N, C, ...), floating.
+            residual: Added before the activation; of the shape of `input`.
+            mask: Which positions are there, bool (N,) or (N, ...) without the channel axis; the
+                others are 0 in the output and move neither statistics nor gradients.
+            sample_weight: In training, how much each sample, (N,), or position, (N, ...), counts
+                in the statistics; floating, not negative.
 
         Returns:
             A tensor like `input`.
 
         Raises:
-            ShapeError: Wrong number of axes or channels.
-            StatisticsError: One value per channel in training.
+            ShapeError: Wrong number of axes or channels, or tensors that do not fit.
+            StatisticsError: One value per channel in training (see `degenerate`); a mean or
+                variance that is not finite (with `nonfinite="raise"`); weights that are negative,
+                not finite or all 0.
+            OptionError: `momentum` or `eps` was set to a value that is out of range.
+            DtypeError: A tensor holds the wrong kind of values.
         """
-        self._check_input_dim(input)
-        tracks = self.training and self.track_running_stats
-        running_mean, running_var, tracked = None, None, None
-        if tracks or not self.training:
-            running_mean, running_var = self.running_mean, self.running_var
-        if tracks:
-            tracked = self.num_batches_tracked
-        momentum: float | Tensor | None = self.momentum
-        if momentum is None:
-            momentum = 0.0 if tracked is None else _share_of_next(tracked, self.running_mean)
-        output = functional.batch_norm(
-            input,
-            running_mean,
-            running_var,
-            self.weight,
-            self.bias,
-            self.training or running_mean is None,
-            momentum,
-            self.eps,
-            activation=self.activation,
-            virtual_batch_size=self.virtual_batch_size if self.training else None,
-        )
-        if tracked is not None and input.numel():
-            tracked.add_(1)
+        try:
+            return self._normalize(input, residual, mask, sample_weight)
+        except BatchNormError as error:
+            if torch.compiler.is_compiling():
+                raise
+            raise type(error)(f"{label(self)}: {error}") from None
+
+    def _normalize(
+        self,
+        input: Tensor,
+        residual: Tensor | None,
+        mask: Tensor | None,
+        sample_weight: Tensor | None,
+    ) -> Tensor:
+        if not checks.is_exporting():
+            self._check_input_dim(input)
+        running = self.running_stats()
+        after = Affine(self.weight, self.bias, residual, activations.get(self.activation))
+        if not self.training:
+            if running is not None:
+                return compose.evaluate(input, running, after, self.eps, mask)
+            options = compose.Options(self.eps)
+            return compose.train(input, after, options, None, mask, sample_weight)[0]
+        checks.check_momentum(self.momentum)
+        options = self._options(running)
+        output, batch = compose.train(input, after, options, running, mask, sample_weight)
+        if running is not None and self.track_running_stats:
+            self.learn(batch)
         return output
 
+    def _options(self, running: compose.Pair | None) -> compose.Options:
+        limits = None
+        if self.renorm is not None and self.num_batches_tracked is not None:
+            limits = self.renorm.limits(self.num_batches_tracked)
+        options = compose.options(
+            self.eps, running, self.virtual_batch_size, limits, self.degenerate
+        )
+        correct = options.correct
+        if correct is None or torch.compiler.is_compiling():
+            return options
+        memory = self._corrections
+        again = memory.recall(correct) if is_recomputation() else memory.record(correct)
+        return options._replace(correct=again)
+
     def extra_repr(self) -> str:
-        """Show torch's options, then ours where they are set."""
-        options = {"activation": self.activation, "virtual_batch_size": self.virtual_batch_size}
-        ours = [f"{name}={value!r}" for name, value in options.items() if value is not None]
+        """Show torch's options, then ours where they are not the default."""
+        ours = [
+            f"{name}={getattr(self, name)!r}"
+            for name, default in _OURS.items()
+            if getattr(self, name) != default
+        ]
         return ", ".join([super().extra_repr(), *ours])  # type: ignore[no-untyped-call]
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -131,18 +220,15 @@ class BatchNorm(_BatchNorm):
         if ndim < 2 or (self._ndims and ndim not in self._ndims):
             expected = " or ".join(f"{n}" for n in self._ndims) or "at least 2"
             raise ShapeError(
-                f"{self._label()}: expected an input with {expected} axes (N, C, ...), "
-                f"found {ndim} (input {shapes.shape_text(input.shape)})"
+                f"expected an input with {expected} axes (N, C, ...), "
+                f"found {ndim} (input {checks.shape_text(input.shape)})"
             )
         if shapes.num_channels(input) != self.num_features:
             raise ShapeError(
-                f"{self._label()}: expected {self.num_features} channels at axis 1, "
-                f"found {shapes.num_channels(input)} (input {shapes.shape_text(input.shape)}); "
+                f"expected {self.num_features} channels at axis 1, "
+                f"found {shapes.num_channels(input)} (input {checks.shape_text(input.shape)}); "
                 f"set num_features to the size of that axis, or move the channels there"
             )
-
-    def _label(self) -> str:
-        return f"{type(self).__name__}({self.num_features})"
 
 
 class BatchNorm1d(BatchNorm, torch.nn.BatchNorm1d):
@@ -163,7 +249,10 @@ class BatchNorm3d(BatchNorm, torch.nn.BatchNorm3d):
     _ndims = (5,)
 
 
-def _share_of_next(tracked: Tensor, running_mean: Tensor | None) -> Tensor:
-    """Weight of the next batch in the average of all; a tensor, so that nothing waits for it."""
-    dtype = torch.float32 if running_mean is None else statistics_dtype(running_mean)
-    return (tracked + 1).to(dtype).reciprocal_()
+def _check_renorm(renorm: Renorm | None, track_running_stats: bool) -> None:
+    if renorm is None:
+        return
+    if not isinstance(renorm, Renorm):
+        raise OptionError(f"expected renorm to be None or a batchnorm.Renorm, found {renorm!r}")
+    if not track_running_stats:
+        raise OptionError("renorm needs running statistics: set track_running_stats=True")

@@ -3,6 +3,7 @@
 The contract is in the package's docstring.
 """
 
+import torch
 from torch import Tensor
 
 from .. import shapes
@@ -16,6 +17,7 @@ __all__ = [
     "backward_reduce",
     "normalize",
     "standardize",
+    "standardize_shared",
     "stats",
 ]
 
@@ -39,6 +41,27 @@ def standardize(
     return _affine(xmu, invstd, weight, bias), mean, var * (count / (count - 1)), invstd
 
 
+def standardize_shared(
+    x: Tensor,
+    share: Tensor,
+    known: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    otherwise: tuple[Tensor, Tensor] | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Normalize by the statistics of x, to which positions contribute by their shares."""
+    xmu, mean, var = center(x, share)
+    if otherwise is None:
+        invstd = torch.where(known, (var + eps).rsqrt(), 0)
+        return _affine(xmu, invstd, weight, bias), mean, var, mean, invstd
+    other_mean, other_var = otherwise
+    from_other = x - shapes.as_channels(other_mean, x.dim())
+    xmu = torch.where(shapes.as_channels(known, x.dim()), xmu, from_other)
+    invstd = (torch.where(known, var, other_var) + eps).rsqrt()
+    return _affine(xmu, invstd, weight, bias), mean, var, mean.where(known, other_mean), invstd
+
+
 def backward_reduce(grad_z: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     """Sum dy and dy·(x − mean) over every channel."""
     dims = shapes.reduce_dims(x.dim())
@@ -54,14 +77,14 @@ def backward_elemt(
     weight: Tensor | None,
     sum_dy: Tensor,
     sum_dy_xmu: Tensor,
-    count: int,
+    share: float | Tensor,
 ) -> Tensor:
     """Compute the gradient of the input from the two sums."""
     ndim = x.dim()
-    slope = shapes.as_channels(invstd * invstd * sum_dy_xmu / count, ndim)
-    offset = shapes.as_channels(sum_dy / count, ndim)
+    slope = shapes.as_channels(invstd * invstd * sum_dy_xmu, ndim)
     xmu = x - shapes.as_channels(mean, ndim)
-    centered = grad_z - offset - xmu * slope
+    through_statistics = (shapes.as_channels(sum_dy, ndim) + xmu * slope) * share
+    centered = grad_z - through_statistics
     return (centered * shapes.as_channels(_scale(invstd, weight), ndim)).to(x.dtype)
 
 
@@ -72,13 +95,14 @@ def backward(
     invstd: Tensor,
     weight: Tensor | None,
     needs: tuple[bool, bool, bool],
+    share: Tensor | None = None,
 ) -> Grads:
     """Compute the gradients of input, weight and bias for statistics of this very x."""
     sum_dy, sum_dy_xmu = backward_reduce(grad_z, x, mean)
     grad_input = None
     if needs[0]:
-        count = shapes.count_per_channel(x.shape)
-        grad_input = backward_elemt(grad_z, x, mean, invstd, weight, sum_dy, sum_dy_xmu, count)
+        shares = 1 / shapes.count_per_channel(x.shape) if share is None else share
+        grad_input = backward_elemt(grad_z, x, mean, invstd, weight, sum_dy, sum_dy_xmu, shares)
     return grad_input, sum_dy_xmu * invstd if needs[1] else None, sum_dy if needs[2] else None
 
 

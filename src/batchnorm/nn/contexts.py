@@ -1,0 +1,112 @@
+"""Blocks in which running statistics are not updated, or once for several forwards."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..errors import SurgeryError
+from .pool import Pool
+from .running import Running
+
+
+@contextmanager
+def no_update(model: nn.Module) -> Iterator[None]:
+    """Leave running statistics alone in all forwards inside the block.
+
+    Training forwards still normalize by the batch. Nothing is counted either. Layers of torch in
+    the model are left alone as well.
+
+    Args:
+        model: A model, or a layer.
+
+    Example:
+        >>> import torch
+        >>> from batchnorm import BatchNorm1d
+        >>> layer = BatchNorm1d(2)
+        >>> with no_update(layer):
+        ...     y = layer(torch.randn(8, 2))
+        >>> layer.num_batches_tracked
+        tensor(0)
+    """
+    ours, others = _layers(model)
+    tracking = [layer.track_running_stats for layer in others]
+    for layer in ours:
+        layer.paused += 1
+    for other in others:
+        # In training the buffers are then not passed on; in evaluation they still are.
+        other.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer in ours:
+            layer.paused -= 1
+        for other, tracked in zip(others, tracking, strict=True):
+            other.track_running_stats = tracked
+
+
+@contextmanager
+def accumulate(model: nn.Module) -> Iterator[None]:
+    """Merge the moments of all forwards inside the block into one update at its end.
+
+    For gradient accumulation: the running statistics then are those of the whole batch, not the
+    noisier ones of its parts, and are moved once. Each forward is still normalized by its own
+    part. An exception inside leaves all statistics as they were. A block within a block joins the
+    outer one when it ends.
+
+    Args:
+        model: A model, or a layer. Layers of torch in training mode are refused.
+
+    Raises:
+        SurgeryError: A layer of torch in training mode would be updated by every forward.
+
+    Example: 1, 3 and 5, 7 are merged to mean 4 and variance 20/3; momentum is 0.1.
+        >>> import torch
+        >>> from batchnorm import BatchNorm1d
+        >>> layer = BatchNorm1d(1)
+        >>> with accumulate(layer):
+        ...     for part in torch.tensor([[[1.0], [3.0]], [[5.0], [7.0]]]):
+        ...         y = layer(part)
+        >>> layer.running_mean, layer.running_var, layer.num_batches_tracked
+        (tensor([0.4000]), tensor([1.5667]), tensor(1))
+
+    Source: Chan, Golub & LeVeque 1983, equation 1.5.
+    """
+    ours, _ = _layers(model)
+    _refuse_torchs(model)
+    tracking = [(layer, layer.pool, layer.running_mean) for layer in ours]
+    pools = [
+        (layer, outer, Pool.empty(mean)) for layer, outer, mean in tracking if mean is not None
+    ]
+    for layer, _, pool in pools:
+        layer.pool = pool
+    try:
+        yield
+    finally:
+        for layer, outer, _ in pools:
+            layer.pool = outer
+    for layer, outer, pool in pools:
+        if outer is None:
+            layer.learn_pool(pool)
+        else:
+            outer.join_(pool)
+
+
+def _layers(model: nn.Module) -> tuple[list[Running], list[_BatchNorm]]:
+    """Layers of ours and layers of torch."""
+    layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    ours = [layer for layer in layers if isinstance(layer, Running)]
+    return ours, [layer for layer in layers if not isinstance(layer, Running)]
+
+
+def _refuse_torchs(model: nn.Module) -> None:
+    for name, layer in model.named_modules():
+        if not isinstance(layer, _BatchNorm) or isinstance(layer, Running):
+            continue
+        if layer.training and layer.track_running_stats:
+            raise SurgeryError(
+                f"{type(layer).__name__} at {name!r} is a layer of torch in training mode, which "
+                f"updates its statistics in every forward; replace it by batchnorm's class of the "
+                f"same name, or call .eval() on it"
+            )
