@@ -28,6 +28,7 @@ def can_wait(x: Tensor) -> bool:
         and not torch.compiler.is_compiling()
         and not is_exporting()
         and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+        and torch._C._len_torch_dispatch_stack() == 0
     )
 
 

@@ -60,7 +60,7 @@ def evaluate(
         )
     drop = None if mask is None else ~shapes.as_positions(mask, x.dim())
     covered, after = _cover(x, after, drop)
-    return _uncover(_by_constants(covered, running, after, eps), drop)
+    return _zeroed(_by_constants(covered, running, after, eps), drop)
 
 
 def train(
@@ -89,7 +89,7 @@ def train(
     if batch.finite is False and x.dtype is not torch.float64:
         in_double = _by_batch(covered.double(), _double(weights), drop, after, options)
         y, batch = _mended((y, batch), in_double)
-    return _uncover(y, drop), batch
+    return _zeroed(y, drop), batch
 
 
 def options(
@@ -153,12 +153,12 @@ def _cover(x: Tensor, after: Affine, drop: Tensor | None) -> tuple[Tensor, Affin
     if drop is None:
         return x, after
     if after.residual is not None:
-        after = after._replace(residual=after.residual.masked_fill(drop, 0))
-    return x.masked_fill(drop, 0), after
+        after = after._replace(residual=_zeroed(after.residual, drop))
+    return _zeroed(x, drop), after
 
 
-def _uncover(y: Tensor, drop: Tensor | None) -> Tensor:
-    return y if drop is None else y.masked_fill(drop, 0)
+def _zeroed(y: Tensor, drop: Tensor | None) -> Tensor:
+    return y if drop is None else torch.where(drop, 0, y)  # which keeps the memory format
 
 
 def _double(tensor: Tensor | None) -> Tensor | None:

@@ -52,7 +52,8 @@ def batch_norm(
             whatever the input holds there, and move neither statistics nor gradients.
         sample_weight: In training, how much each sample, (N,), or position, (N, *S), counts in
             the statistics; floating, not negative, not differentiated. Only ratios matter: the
-            unbiased variance is Σw(x − mean)²/Σw · n/(n − 1) with n = (Σw)²/Σw².
+            unbiased variance is Σw(x − mean)²/Σw · n/(n − 1) with n = (Σw)²/Σw². Values of weight
+            0 must be finite: `mask` those that are not.
         virtual_batch_size: In training, take the statistics of chunks of about so many
             consecutive samples ("ghost" batch normalization), never of one value. The running
             statistics get one update, with the statistics of the whole batch.

@@ -186,7 +186,8 @@ class Estimate(NamedTuple):
     @property
     def known(self) -> bool | Tensor:
         """Whether there are values enough for a variance; a number, or a tensor (C,)."""
-        return self.effective > 1
+        effective = self.effective
+        return effective > 1 if isinstance(effective, Tensor) else bool(effective > 1)
 
     def only_if(self, condition: Tensor) -> Self:
         """Say the same, or nothing at all; `condition` is a tensor of one bool."""

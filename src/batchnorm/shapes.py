@@ -67,7 +67,8 @@ def typical_values(x: Tensor, counted: Tensor | None = None) -> Tensor:
     if counted is not None:
         return _counted_values(x, counted).sort(1).values[:, 1]
     first = _values_at(x, 0.0)
-    if count_per_channel(x.shape) <= FEW:
+    # A compiled graph is to be the same for any number of values.
+    if not torch.compiler.is_compiling() and count_per_channel(x.shape) <= FEW:
         return first
     middle, last = _values_at(x, 0.5), _values_at(x, 1.0)
     low, high = torch.minimum(first, middle), torch.maximum(first, middle)

@@ -62,8 +62,10 @@ def check_training(model, new):
 
 def check_dtype_and_device(model, new):
     norm, weight = new.get_submodule("2.0_norm"), model[2][0].weight
-    tensors = [norm.weight, norm.bias, norm.running_mean, norm.running_var]
-    assert {(t.dtype, t.device) for t in tensors} == {(weight.dtype, weight.device)}
+    assert {(t.dtype, t.device) for t in norm.parameters()} == {(weight.dtype, weight.device)}
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    running = [norm.running_mean, norm.running_var]
+    assert {(t.dtype, t.device) for t in running} == {(wide, weight.device)}
     assert (new[0].weight.dtype, new[0].weight.device) == (weight.dtype, weight.device)
 
 

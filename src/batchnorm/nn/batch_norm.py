@@ -47,10 +47,10 @@ class BatchNorm(Running):
             statistics ("ghost" batch normalization).
         renorm: In training, correct the statistics of the batch towards the running ones, within
             the limits of this `Renorm`.
-        nonfinite: What to do in training with a channel whose mean or variance is NaN or
-            infinite: "skip" leaves its running statistics as they are and counts it in the buffer
-            `num_nonfinite` (not part of the state_dict), "propagate" does as torch, "raise"
-            raises (and waits for the device).
+        nonfinite: What to do where the running statistics of a channel would be updated by a mean
+            or variance that is NaN or infinite: "skip" leaves them as they are and counts the
+            update they missed in the buffer `num_nonfinite` (not part of the state_dict),
+            "propagate" does as torch, "raise" raises (and waits for the device).
         degenerate: What to do in training with one value per channel: "raise", or normalize by
             the "running" statistics and leave them as they are.
 
@@ -118,7 +118,10 @@ class BatchNorm(Running):
         checks.check_virtual_batch_size(virtual_batch_size)
         checks.check_choice("nonfinite", nonfinite, NONFINITE)
         checks.check_choice("degenerate", degenerate, checks.DEGENERATE)
-        _check_renorm(renorm, self.track_running_stats)
+        _check_renorm(renorm)
+        for name, wants in (("renorm", renorm), ('degenerate="running"', degenerate == "running")):
+            if wants and not self.track_running_stats:
+                raise OptionError(f"{name} needs running statistics: set track_running_stats=True")
         self.activation = activation
         self.virtual_batch_size = virtual_batch_size
         self.renorm = renorm
@@ -148,8 +151,9 @@ class BatchNorm(Running):
             residual: Added before the activation; of the shape of `input`.
             mask: Which positions are there, bool (N,) or (N, ...) without the channel axis; the
                 others are 0 in the output and move neither statistics nor gradients.
-            sample_weight: In training, how much each sample, (N,), or position, (N, ...), counts
-                in the statistics; floating, not negative.
+            sample_weight: How much each sample, (N,), or position, (N, ...), counts in the
+                statistics of the batch; floating, not negative. Values of weight 0 must be
+                finite: `mask` those that are not.
 
         Returns:
             A tensor like `input`.
@@ -194,8 +198,9 @@ class BatchNorm(Running):
 
     def _options(self, running: compose.Pair | None) -> compose.Options:
         limits = None
-        if self.renorm is not None and self.num_batches_tracked is not None:
-            limits = self.renorm.limits(self.num_batches_tracked)
+        tracked = self.num_batches_tracked
+        if self.renorm is not None and running is not None and tracked is not None:
+            limits = self.renorm.limits(tracked, running[0].dtype)
         options = compose.options(
             self.eps, running, self.virtual_batch_size, limits, self.degenerate
         )
@@ -249,10 +254,6 @@ class BatchNorm3d(BatchNorm, torch.nn.BatchNorm3d):
     _ndims = (5,)
 
 
-def _check_renorm(renorm: Renorm | None, track_running_stats: bool) -> None:
-    if renorm is None:
-        return
-    if not isinstance(renorm, Renorm):
+def _check_renorm(renorm: Renorm | None) -> None:
+    if not (renorm is None or isinstance(renorm, Renorm)):
         raise OptionError(f"expected renorm to be None or a batchnorm.Renorm, found {renorm!r}")
-    if not track_running_stats:
-        raise OptionError("renorm needs running statistics: set track_running_stats=True")

@@ -29,10 +29,13 @@ class _LazyBatchNorm(_LazyNormBase, BatchNorm):
             self.register_parameter("bias", None)
         self.set_options(**options)
 
-    def initialize_parameters(self, input: Tensor) -> None:
+    def initialize_parameters(self, input: Tensor, *_: Any, **__: Any) -> None:
         """Make parameters and buffers for the channels of the first input."""
         checks.check_input(input)
         super().initialize_parameters(input)
+        # A checkpoint that was loaded before has decided already.
+        vectors = [t for t in (self.weight, self.running_mean) if t is not None]
+        self.num_features = vectors[0].shape[0] if vectors else input.shape[1]
         self.pin_running_stats()
 
 

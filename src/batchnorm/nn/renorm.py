@@ -65,16 +65,17 @@ class Renorm:
     def _ramps(self) -> tuple[int, ...]:
         return self.ramp_steps if isinstance(self.ramp_steps, tuple) else (self.ramp_steps,) * 2
 
-    def limits(self, step: Tensor) -> tuple[Tensor, Tensor]:
+    def limits(self, step: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         """Compute r_max and d_max of a step.
 
         Args:
             step: Number of batches before this one, a tensor of one element; nothing waits for it.
+            dtype: Of the result.
 
         Returns:
-            Two tensors like it, float32.
+            Two tensors of one element.
         """
-        after = (step - self.warmup_steps).to(torch.float32)
+        after = (step - self.warmup_steps).to(dtype)
         # A ramp of no steps ends at once: the first step after the warm-up is 1.
         r_share, d_share = ((after / max(ramp, 1)).clamp(0, 1) for ramp in self._ramps)
         return 1 + (self.r_max - 1) * r_share, self.d_max * d_share

@@ -2,14 +2,23 @@
 
 from types import ModuleType
 
+import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from . import aten, composite
 
 
+def in_transform() -> bool:
+    """Say whether a function transform (vmap, grad, jvp) or forward-mode derivative is at work."""
+    return not torch.compiler.is_compiling() and (
+        torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+    )
+
+
 def kernels(x: Tensor) -> ModuleType:
     """Choose the module whose `standardize` and `backward` are fastest for tensors like `x`."""
-    return aten if x.is_cpu or x.is_cuda else composite
+    return aten if (x.is_cpu or x.is_cuda) and not in_transform() else composite
 
 
 def describe() -> dict[str, str]:

@@ -1,8 +1,8 @@
 """The phases as one differentiable step each, by the route that suits the tensor.
 
 `residual` is added after scale and shift, and `act` is applied last. Small tensors, and all within
-a function transform or a forward-mode derivative, go through torch's own autograd; large ones
-through one autograd Function, which keeps the input and vectors (C,) only.
+a compiled graph, a function transform or a forward-mode derivative, go through torch's own
+autograd; large ones through one autograd Function, which keeps the input and vectors (C,) only.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from .. import shapes
 from . import composite, dispatch
@@ -35,7 +34,9 @@ def by_batch(x: Tensor, after: Affine, eps: float) -> tuple[Tensor, Tensor, Tens
     weight, bias, residual, act = after
     if _by_autograd(x):
         z, mean, var, _ = dispatch.kernels(x).standardize(x, weight, bias, eps)
-        return finish(z, after, x.dtype), mean.detach(), var.detach()
+        if mean.requires_grad:
+            mean, var = mean.detach(), var.detach()
+        return finish(z, after, x.dtype), mean, var
     y, mean, var = _apply(x, weight, bias, residual, None, None, None, None, act, eps)
     return y, mean, var
 
@@ -84,11 +85,8 @@ def by_constants(x: Tensor, mean: Tensor, var: Tensor, after: Affine, eps: float
 
 
 def _by_autograd(x: Tensor) -> bool:
-    if x.numel() <= SMALL:
-        return True
-    return not torch.compiler.is_compiling() and (
-        torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
-    )
+    # A compiler decides itself what to keep, and a size must not become a condition of its graph.
+    return torch.compiler.is_compiling() or x.numel() <= SMALL or dispatch.in_transform()
 
 
 def finish(z: Tensor, after: Affine, dtype: torch.dtype) -> Tensor:
