@@ -18,6 +18,7 @@ from .checks import can_read, shape_text
 from .errors import OptionError, StatisticsError
 from .moments import Estimate, Moments, mean_and_var, statistics_dtype
 from .ops import kernels, normalize
+from .ops.layout import keep_format
 from .ops.normalize import Affine
 from .weights import of_positions, weigh
 
@@ -216,12 +217,15 @@ def _chunks(
     after = after._replace(
         weight=shapes.fold_vector(after.weight, chunks),
         bias=shapes.fold_vector(after.bias, chunks),
-        residual=None if after.residual is None else shapes.fold_chunks(after.residual, chunks),
+        residual=None
+        if after.residual is None
+        else shapes.fold_chunks(keep_format(after.residual), chunks),
     )
     if weights is not None:
         drop = None if drop is None else shapes.fold_chunks(drop.expand_as(weights), chunks)
         weights = shapes.fold_chunks(weights, chunks)
-    y, batch = _whole(shapes.fold_chunks(x, chunks), weights, drop, after, options)
+    folded = shapes.fold_chunks(keep_format(x), chunks)
+    y, batch = _whole(folded, weights, drop, after, options)
     return shapes.unfold_chunks(y, like=x), batch
 
 

@@ -10,8 +10,8 @@ from ..errors import BatchNormError, OptionError, ShapeError
 from ..ops import activation as activations
 from ..ops.normalize import Affine
 from .names import label
-from .recomputation import is_recomputation
-from .renorm import Memory, Renorm
+from .recomputation import Memory
+from .renorm import Renorm
 from .running import NONFINITE, Running
 
 _OURS = {
@@ -204,12 +204,9 @@ class BatchNorm(Running):
         options = compose.options(
             self.eps, running, self.virtual_batch_size, limits, self.degenerate
         )
-        correct = options.correct
-        if correct is None or torch.compiler.is_compiling():
+        if options.correct is None:
             return options
-        memory = self._corrections
-        again = memory.recall(correct) if is_recomputation() else memory.record(correct)
-        return options._replace(correct=again)
+        return options._replace(correct=self._corrections.keeping(options.correct))
 
     def extra_repr(self) -> str:
         """Show torch's options, then ours where they are not the default."""

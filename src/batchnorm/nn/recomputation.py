@@ -1,25 +1,33 @@
-"""Whether a forward is run for the second time, to have its activations for the backward pass.
+"""Whether a forward is run for the second time, and what it then must not compute anew.
 
-That is what activation checkpointing and reversible networks do, and it happens inside a backward
-pass. A compiled graph has to ask anew each time it runs, so there the question is an operation.
+Activation checkpointing and reversible networks run a forward again to have its activations for the
+backward pass; that happens inside the backward pass. A compiled graph has to ask each time it runs,
+so what is asked here is an operation, which no compiler looks into.
 """
+
+import itertools
+from collections import deque
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
 
+from .. import checks
+from ..compose import Correct, Pair
+
+REMEMBERED = 64
+"""Corrections a layer keeps; a few vectors (C,) each."""
+
 _library = torch.library.Library("batchnorm", "DEF")  # type: ignore[no-untyped-call]
-_library.define(  # type: ignore[no-untyped-call]
-    "is_recomputation(Tensor like) -> Tensor", tags=torch.Tag.pt2_compliant_tag
-)
 
 
 def is_recomputation() -> bool:
     """Say whether this code runs inside a backward pass; never true while compiling."""
-    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+    return not torch.compiler.is_compiling() and _in_backward()
 
 
 def is_recomputation_of(like: Tensor) -> Tensor:
-    """Put the question into a compiled graph.
+    """Ask the same in a compiled graph.
 
     Args:
         like: A tensor on the device of the answer.
@@ -31,16 +39,83 @@ def is_recomputation_of(like: Tensor) -> Tensor:
     return answer
 
 
-def _answer(like: Tensor) -> Tensor:
-    answer = torch._C._current_graph_task_id() != -1
-    return torch.full((), answer, dtype=torch.bool, device=like.device)
+class Memory:
+    """The latest corrections of a layer, so that a recomputation has those of the first forward.
+
+    By then the running statistics, of which they are made, have moved on. A forward is known by
+    the means of its batch.
+    """
+
+    def __init__(self) -> None:
+        self.number = next(_numbers)
+        _memories[self.number] = self
+        self.latest: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=REMEMBERED)
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        """A copy remembers nothing."""
+        return Memory, ()
+
+    def keeping(self, correct: Correct) -> Correct:
+        """Make a correction that is remembered, or, in a recomputation, recalled."""
+
+        def kept(mean: Tensor, var: Tensor) -> Pair:
+            r, d = correct(mean, var)
+            if not (torch.compiler.is_compiling() or checks.can_wait(mean)):
+                return r, d  # of a function transform, which it would outlive
+            pair: Pair = torch.ops.batchnorm.remember.default(mean, r, d, self.number)
+            return pair
+
+        return kept
+
+    def recall(self, mean: Tensor) -> Pair | None:
+        """Find the correction of the batch with these means, up to another order of summation."""
+        alike = [entry for entry in self.latest if entry[0].shape == mean.shape]
+        if not alike:
+            return None
+        distance, index = min(
+            (float((known - mean).abs().max()), -i) for i, (known, _, _) in enumerate(alike)
+        )
+        known, r, d = alike[-index]
+        return (r, d) if distance <= 1e-4 * float(known.abs().max()) else None
 
 
-def _fake_answer(like: Tensor) -> Tensor:
-    return like.new_empty((), dtype=torch.bool)
+_numbers = itertools.count()
+_memories: WeakValueDictionary[int, Memory] = WeakValueDictionary()
+"""By number: what an operation can be given."""
 
 
-_library.impl(  # type: ignore[no-untyped-call]
-    "is_recomputation", _answer, "CompositeExplicitAutograd"
+def _in_backward() -> bool:
+    return torch._C._current_graph_task_id() != -1
+
+
+def _is_recomputation(like: Tensor) -> Tensor:
+    return torch.full((), _in_backward(), dtype=torch.bool, device=like.device)
+
+
+def _remember(mean: Tensor, r: Tensor, d: Tensor, memory: int) -> Pair:
+    remembered = _memories.get(memory)
+    if remembered is not None and _in_backward():
+        r, d = remembered.recall(mean) or (r, d)
+    elif remembered is not None:
+        # Clones: a compiled graph uses its memory again.
+        remembered.latest.append((mean.clone(), r.clone(), d.clone()))
+    return r.clone(), d.clone()
+
+
+def _define(signature: str, implementation: object, fake: object) -> None:
+    name = signature.partition("(")[0]
+    _library.define(signature, tags=torch.Tag.pt2_compliant_tag)  # type: ignore[no-untyped-call]
+    _library.impl(name, implementation, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+    torch.library.register_fake(f"batchnorm::{name}", fake, lib=_library)  # type: ignore[arg-type]
+
+
+_define(
+    "is_recomputation(Tensor like) -> Tensor",
+    _is_recomputation,
+    lambda like: like.new_empty((), dtype=torch.bool),
 )
-torch.library.register_fake("batchnorm::is_recomputation", _fake_answer, lib=_library)
+_define(
+    "remember(Tensor mean, Tensor r, Tensor d, int memory) -> (Tensor, Tensor)",
+    _remember,
+    lambda mean, r, d, memory: (torch.empty_like(r), torch.empty_like(d)),
+)

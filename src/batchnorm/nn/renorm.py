@@ -1,17 +1,11 @@
 """Batch renormalization: how far a batch may differ from the running statistics, and when."""
 
-from collections import deque
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .. import checks
-from ..compose import Correct, Pair
 from ..errors import OptionError
-
-REMEMBERED = 64
-"""Corrections a layer keeps for activation checkpointing; a few vectors (C,) each."""
 
 
 @dataclass(frozen=True)
@@ -83,40 +77,3 @@ class Renorm:
 
 def _steps(number: object) -> bool:
     return type(number) is int and number >= 0
-
-
-class Memory:
-    """The latest corrections, so that a recomputed forward can have those of the first one.
-
-    By then the running statistics have moved on. A forward is known by the means of its batch,
-    which come out bit for bit the same.
-    """
-
-    def __init__(self) -> None:
-        self._latest: deque[tuple[Tensor, Pair]] = deque(maxlen=REMEMBERED)
-
-    def __reduce__(self) -> tuple[type, tuple[()]]:
-        """A copy remembers nothing."""
-        return Memory, ()
-
-    def record(self, correct: Correct) -> Correct:
-        """Remember what `correct` returns."""
-
-        def recorded(mean: Tensor, var: Tensor) -> Pair:
-            correction = correct(mean, var)
-            if checks.can_wait(mean):  # a tensor of a function transform would outlive it
-                self._latest.append((mean, correction))
-            return correction
-
-        return recorded
-
-    def recall(self, correct: Correct) -> Correct:
-        """Return what was remembered; where that is nothing, ask `correct`."""
-
-        def recalled(mean: Tensor, var: Tensor) -> Pair:
-            for known, correction in reversed(self._latest):
-                if known.dtype is mean.dtype and torch.equal(known, mean):
-                    return correction
-            return correct(mean, var)
-
-        return recalled
