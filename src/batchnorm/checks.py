@@ -144,9 +144,9 @@ def check_sample_weight(x: Tensor, mask: Tensor | None, sample_weight: Tensor | 
 
 
 def _check_positions(x: Tensor, name: str, tensor: Tensor) -> None:
-    expected = {(x.shape[0],), (x.shape[0], *x.shape[2:])}
+    expected = [(x.shape[0],), (x.shape[0], *x.shape[2:])][: x.dim() - 1]
     if tuple(tensor.shape) not in expected:
-        wanted = " or ".join(shape_text(shape) for shape in sorted(expected, key=len))
+        wanted = " or ".join(shape_text(shape) for shape in expected)
         raise ShapeError(
             f"expected {name} of shape {wanted} for an input {shape_text(x.shape)} "
             f"(one value per sample, or per position without the channel axis), "

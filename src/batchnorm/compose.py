@@ -17,7 +17,7 @@ from . import checks, shapes
 from .checks import can_read, shape_text
 from .errors import OptionError, StatisticsError
 from .moments import Estimate, Moments, mean_and_var, statistics_dtype
-from .ops import kernels, normalize
+from .ops import normalize
 from .ops.layout import keep_format
 from .ops.normalize import Affine
 from .weights import of_positions, weigh
@@ -238,7 +238,7 @@ def _whole(
     if count == 1:
         return _single(x, after, options)
     if options.correct is not None:
-        after = _corrected(after, options.correct(*kernels(x).stats(x.detach())))
+        after = _corrected(after, options.correct(*normalize.stats(x)))
     y, mean, var = normalize.by_batch(x, after, options.eps)
     return y, Estimate(mean, var, count, count, _finite(mean, var))
 
@@ -307,7 +307,7 @@ def _estimate(x: Tensor, weights: Tensor | None) -> Estimate:
     """What the whole batch says, without normalizing it."""
     if weights is not None:
         return _looked_at(Moments.weighted(x, weights).estimate())
-    mean, var = kernels(x).stats(x)
+    mean, var = normalize.stats(x)
     count = shapes.count_per_channel(x.shape)
     var = var * (count / (count - 1))
     return Estimate(mean, var, count, count, _finite(mean, var))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from weakref import WeakKeyDictionary
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -31,19 +32,17 @@ def no_update(model: nn.Module) -> Iterator[None]:
         tensor(0)
     """
     ours, others = _layers(model)
-    tracking = [layer.track_running_stats for layer in others]
     for layer in ours:
         layer.paused += 1
     for other in others:
-        # In training the buffers are then not passed on; in evaluation they still are.
-        other.track_running_stats = False
+        _silence(other)
     try:
         yield
     finally:
         for layer in ours:
             layer.paused -= 1
-        for other, tracked in zip(others, tracking, strict=True):
-            other.track_running_stats = tracked
+        for other in others:
+            _let_speak(other)
 
 
 @contextmanager
@@ -75,22 +74,38 @@ def accumulate(model: nn.Module) -> Iterator[None]:
     """
     ours, _ = _layers(model)
     _refuse_torchs(model)
-    tracking = [(layer, layer.pool, layer.running_mean) for layer in ours]
     pools = [
-        (layer, outer, Pool.empty(mean)) for layer, outer, mean in tracking if mean is not None
+        (layer, Pool.empty(layer.running_mean)) for layer in ours if layer.running_mean is not None
     ]
-    for layer, _, pool in pools:
-        layer.pool = pool
+    for layer, pool in pools:
+        layer.pools.append(pool)
     try:
         yield
-    finally:
-        for layer, outer, _ in pools:
-            layer.pool = outer
-    for layer, outer, pool in pools:
-        if outer is None:
-            layer.learn_pool(pool)
-        else:
-            outer.join_(pool)
+    except BaseException:
+        for layer, pool in pools:
+            layer.discard(pool)
+        raise
+    for layer, pool in pools:
+        layer.close(pool)
+
+
+_silenced: WeakKeyDictionary[_BatchNorm, tuple[int, bool]] = WeakKeyDictionary()
+"""Layers of torch inside `no_update`: number of blocks around, `track_running_stats` before."""
+
+
+def _silence(layer: _BatchNorm) -> None:
+    blocks, tracked = _silenced.get(layer, (0, layer.track_running_stats))
+    _silenced[layer] = blocks + 1, tracked
+    # In training the buffers are then not passed on; in evaluation they still are.
+    layer.track_running_stats = False
+
+
+def _let_speak(layer: _BatchNorm) -> None:
+    blocks, tracked = _silenced.pop(layer)
+    if blocks > 1:
+        _silenced[layer] = blocks - 1, tracked
+    else:
+        layer.track_running_stats = tracked
 
 
 def _layers(model: nn.Module) -> tuple[list[Running], list[_BatchNorm]]:

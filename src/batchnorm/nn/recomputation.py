@@ -7,6 +7,7 @@ so what is asked here is an operation, which no compiler looks into.
 
 import itertools
 from collections import deque
+from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from .. import checks
 from ..compose import Correct, Pair
+from ..errors import StatisticsError
 
 REMEMBERED = 64
 """Corrections a layer keeps; a few vectors (C,) each."""
@@ -39,17 +41,25 @@ def is_recomputation_of(like: Tensor) -> Tensor:
     return answer
 
 
+@dataclass(eq=False)
+class _Entry:
+    mean: Tensor
+    correction: Pair
+    recalled: bool = False
+
+
 class Memory:
     """The latest corrections of a layer, so that a recomputation has those of the first forward.
 
     By then the running statistics, of which they are made, have moved on. A forward is known by
-    the means of its batch.
+    the means of its batch; of equal ones the latest is recomputed first.
     """
 
     def __init__(self) -> None:
         self.number = next(_numbers)
         _memories[self.number] = self
-        self.latest: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=REMEMBERED)
+        self.latest: deque[_Entry] = deque(maxlen=REMEMBERED)
+        self.forgotten = 0
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         """A copy remembers nothing."""
@@ -67,16 +77,39 @@ class Memory:
 
         return kept
 
+    def record(self, mean: Tensor, correction: Pair) -> None:
+        """Keep what a forward has used."""
+        self.forgotten += len(self.latest) == REMEMBERED
+        self.latest.append(_Entry(mean, correction))
+
     def recall(self, mean: Tensor) -> Pair | None:
-        """Find the correction of the batch with these means, up to another order of summation."""
-        alike = [entry for entry in self.latest if entry[0].shape == mean.shape]
-        if not alike:
+        """Find what the forward of this batch has used; None where there was none.
+
+        Raises:
+            StatisticsError: It has been forgotten.
+        """
+        same = [entry for entry in self.latest if _alike(entry.mean, mean)]
+        if not same:
+            if self.forgotten:
+                raise StatisticsError(
+                    f"renorm remembers {REMEMBERED} forward passes of a layer; the one to be "
+                    f"recomputed by activation checkpointing is older. Call backward more often, "
+                    f"or leave this layer out of the checkpoint"
+                )
             return None
-        distance, index = min(
-            (float((known - mean).abs().max()), -i) for i, (known, _, _) in enumerate(alike)
-        )
-        known, r, d = alike[-index]
-        return (r, d) if distance <= 1e-4 * float(known.abs().max()) else None
+        if all(entry.recalled for entry in same):  # another backward pass
+            for entry in same:
+                entry.recalled = False
+        entry = next(entry for entry in reversed(same) if not entry.recalled)
+        entry.recalled = True
+        return entry.correction
+
+
+def _alike(known: Tensor, mean: Tensor) -> bool:
+    """Equal up to another order of summation, which a compiler may choose."""
+    if known.shape != mean.shape:
+        return False
+    return bool((known - mean).abs().max() <= 1e-5 * known.abs().max())
 
 
 _numbers = itertools.count()
@@ -98,7 +131,7 @@ def _remember(mean: Tensor, r: Tensor, d: Tensor, memory: int) -> Pair:
         r, d = remembered.recall(mean) or (r, d)
     elif remembered is not None:
         # Clones: a compiled graph uses its memory again.
-        remembered.latest.append((mean.clone(), r.clone(), d.clone()))
+        remembered.record(mean.clone(), (r.clone(), d.clone()))
     return r.clone(), d.clone()
 
 

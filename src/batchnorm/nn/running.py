@@ -39,13 +39,13 @@ class Running(_BatchNorm):
     num_nonfinite: Tensor | None
     paused: int
     """Number of `no_update` blocks around."""
-    pool: Pool | None
-    """What `accumulate` has merged so far."""
+    pools: list[Pool]
+    """What the `accumulate` blocks around have merged so far, the innermost last."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.nonfinite = "skip"
-        self.paused, self.pool = 0, None
+        self.paused, self.pools = 0, []
         self.register_buffer("num_nonfinite", None, persistent=False)
 
     def learn(self, batch: Estimate | None) -> None:
@@ -64,20 +64,30 @@ class Running(_BatchNorm):
             skip = _nonfinite(batch)
             if self.nonfinite == "raise" and _refuse(skip):
                 skip = None
-        if self.pool is not None:
-            self.pool.add_(batch, skip)
+        if self.pools:
+            self.pools[-1].add_(batch, skip)
         elif batch.known is True:
             self._write(batch, skip, 1)
         elif batch.known is not False:
             skip = None if skip is None else skip & batch.known
             self._write(batch, skip, batch.known.any())
 
-    def learn_pool(self, pool: Pool) -> None:
-        """Move the running statistics once, by all that a pool holds."""
+    def close(self, pool: Pool) -> None:
+        """Give up a pool: to the one around it, or to the running statistics."""
+        index = next(i for i, other in enumerate(self.pools) if other is pool)
+        del self.pools[index]
+        if index > 0:
+            self.pools[index - 1].join_(pool)
+            return
         batch = pool.moments.estimate()
-        counted = pool.batches > 0
+        known = torch.as_tensor(batch.known, device=pool.batches.device)
+        counted = (pool.batches > 0) | known.any()
         skip = counted & ~batch.var.isfinite() if self.nonfinite != "propagate" else None
         self._write(batch, skip, counted)
+
+    def discard(self, pool: Pool) -> None:
+        """Forget a pool."""
+        self.pools = [other for other in self.pools if other is not pool]
 
     def running_stats(self) -> tuple[Tensor, Tensor] | None:
         """Give the running mean and variance; None for a layer that keeps none."""
@@ -112,6 +122,10 @@ class Running(_BatchNorm):
         count = getattr(self, "num_nonfinite", None)  # torch's constructor calls this as well
         if count is not None:
             count.zero_()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy is not inside the blocks that are around its original."""
+        return {**self.__dict__, "paused": 0, "pools": []}
 
     def pin_running_stats(self) -> None:
         """Widen half precision statistics, and put the count of non-finite ones beside them."""

@@ -12,8 +12,10 @@ from . import dispatch
 
 def keep_format(x: Tensor) -> Tensor:
     """Return x; its gradient will have its memory format, whatever is made of it in between."""
+    if not x.requires_grad or dispatch.in_transform():
+        return x
     memory_format = shapes.memory_format(x)
-    if memory_format is torch.contiguous_format or not x.requires_grad or dispatch.in_transform():
+    if memory_format is torch.contiguous_format:
         return x
     return _apply(x, memory_format)
 

@@ -29,6 +29,14 @@ class Affine(NamedTuple):
     act: Activation | None = None
 
 
+def stats(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute mean and variance (correction 0) of every channel; not differentiable."""
+    # Of PyTorch's kernel, compilers do not know what it returns for a size that is not fixed.
+    kernels = composite if torch.compiler.is_compiling() else dispatch.kernels(x)
+    mean, var = kernels.stats(x.detach())
+    return mean, var
+
+
 def by_batch(x: Tensor, after: Affine, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Normalize by the statistics of x; return its mean and variance (correction 1) as well."""
     weight, bias, residual, act = after
