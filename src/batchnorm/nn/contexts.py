@@ -6,6 +6,7 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
 
 from ..errors import SurgeryError
 from .pool import Pool
@@ -58,7 +59,8 @@ def accumulate(model: nn.Module) -> Iterator[None]:
         model: A model, or a layer. Layers of torch in training mode are refused.
 
     Raises:
-        SurgeryError: A layer of torch in training mode would be updated by every forward.
+        SurgeryError: A layer of torch in training mode would be updated by every forward, or a
+            lazy layer has had no input yet.
 
     Example: 1, 3 and 5, 7 are merged to mean 4 and variance 20/3; momentum is 0.1.
         >>> import torch
@@ -74,6 +76,7 @@ def accumulate(model: nn.Module) -> Iterator[None]:
     """
     ours, _ = _layers(model)
     _refuse_torchs(model)
+    _refuse_lazy(model)
     pools = [
         (layer, Pool.empty(layer.running_mean)) for layer in ours if layer.running_mean is not None
     ]
@@ -124,4 +127,14 @@ def _refuse_torchs(model: nn.Module) -> None:
                 f"{type(layer).__name__} at {name!r} is a layer of torch in training mode, which "
                 f"updates its statistics in every forward; replace it by batchnorm's class of the "
                 f"same name, or call .eval() on it"
+            )
+
+
+def _refuse_lazy(model: nn.Module) -> None:
+    for name, layer in model.named_modules():
+        mean = layer.running_mean if isinstance(layer, Running) else None
+        if mean is not None and is_lazy(mean):
+            raise SurgeryError(
+                f"{type(layer).__name__} at {name!r} does not know its number of channels yet; "
+                f"call the model once before accumulate"
             )

@@ -43,7 +43,8 @@ def is_recomputation_of(like: Tensor) -> Tensor:
 
 @dataclass(eq=False)
 class _Entry:
-    mean: Tensor
+    batch: Pair
+    """Mean and variance."""
     correction: Pair
     recalled: bool = False
 
@@ -52,7 +53,7 @@ class Memory:
     """The latest corrections of a layer, so that a recomputation has those of the first forward.
 
     By then the running statistics, of which they are made, have moved on. A forward is known by
-    the means of its batch; of equal ones the latest is recomputed first.
+    the moments of its batch; of equal ones the latest is recomputed first.
     """
 
     def __init__(self) -> None:
@@ -72,23 +73,25 @@ class Memory:
             r, d = correct(mean, var)
             if not (torch.compiler.is_compiling() or checks.can_wait(mean)):
                 return r, d  # of a function transform, which it would outlive
-            pair: Pair = torch.ops.batchnorm.remember.default(mean, r, d, self.number)
+            pair: Pair = torch.ops.batchnorm.remember.default(mean, var, r, d, self.number)
             return pair
 
         return kept
 
-    def record(self, mean: Tensor, correction: Pair) -> None:
+    def record(self, batch: Pair, correction: Pair) -> None:
         """Keep what a forward has used."""
         self.forgotten += len(self.latest) == REMEMBERED
-        self.latest.append(_Entry(mean, correction))
+        self.latest.append(_Entry(batch, correction))
 
-    def recall(self, mean: Tensor) -> Pair | None:
+    def recall(self, batch: Pair) -> Pair | None:
         """Find what the forward of this batch has used; None where there was none.
 
         Raises:
             StatisticsError: It has been forgotten.
         """
-        same = [entry for entry in self.latest if _alike(entry.mean, mean)]
+        same = [entry for entry in self.latest if _equal(entry.batch, batch)]
+        # A compiler may choose another order of summation for the second time.
+        same = same or [entry for entry in self.latest if _alike(entry.batch, batch)]
         if not same:
             if self.forgotten:
                 raise StatisticsError(
@@ -105,11 +108,22 @@ class Memory:
         return entry.correction
 
 
-def _alike(known: Tensor, mean: Tensor) -> bool:
-    """Equal up to another order of summation, which a compiler may choose."""
-    if known.shape != mean.shape:
+def _equal(known: Pair, new: Pair) -> bool:
+    if known[0].shape != new[0].shape:
         return False
-    return bool((known - mean).abs().max() <= 1e-5 * known.abs().max())
+    return all(
+        bool(((a == b) | (a.isnan() & b.isnan())).all()) for a, b in zip(known, new, strict=True)
+    )
+
+
+def _alike(known: Pair, new: Pair) -> bool:
+    """Equal up to rounding."""
+    if known[0].shape != new[0].shape:
+        return False
+    (mean, var), (new_mean, new_var) = known, new
+    near = (new_mean - mean).abs() <= 1e-5 * (mean.abs() + var.sqrt())
+    near &= (new_var - var).abs() <= 1e-4 * var
+    return bool((near | (mean.isnan() & new_mean.isnan())).all())
 
 
 _numbers = itertools.count()
@@ -125,13 +139,13 @@ def _is_recomputation(like: Tensor) -> Tensor:
     return torch.full((), _in_backward(), dtype=torch.bool, device=like.device)
 
 
-def _remember(mean: Tensor, r: Tensor, d: Tensor, memory: int) -> Pair:
+def _remember(mean: Tensor, var: Tensor, r: Tensor, d: Tensor, memory: int) -> Pair:
     remembered = _memories.get(memory)
     if remembered is not None and _in_backward():
-        r, d = remembered.recall(mean) or (r, d)
+        r, d = remembered.recall((mean, var)) or (r, d)
     elif remembered is not None:
         # Clones: a compiled graph uses its memory again.
-        remembered.record(mean.clone(), (r.clone(), d.clone()))
+        remembered.record((mean.clone(), var.clone()), (r.clone(), d.clone()))
     return r.clone(), d.clone()
 
 
@@ -148,7 +162,7 @@ _define(
     lambda like: like.new_empty((), dtype=torch.bool),
 )
 _define(
-    "remember(Tensor mean, Tensor r, Tensor d, int memory) -> (Tensor, Tensor)",
+    "remember(Tensor mean, Tensor var, Tensor r, Tensor d, int memory) -> (Tensor, Tensor)",
     _remember,
-    lambda mean, r, d, memory: (torch.empty_like(r), torch.empty_like(d)),
+    lambda mean, var, r, d, memory: (torch.empty_like(r), torch.empty_like(d)),
 )

@@ -42,7 +42,7 @@ def by_batch(x: Tensor, after: Affine, eps: float) -> tuple[Tensor, Tensor, Tens
     weight, bias, residual, act = after
     if _by_autograd(x):
         z, mean, var, _ = dispatch.kernels(x).standardize(x, weight, bias, eps)
-        if mean.requires_grad:
+        if mean.requires_grad or dispatch.in_transform():
             mean, var = mean.detach(), var.detach()
         return finish(z, after, x.dtype), mean, var
     y, mean, var = _apply(x, weight, bias, residual, None, None, None, None, act, eps)
