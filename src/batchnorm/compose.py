@@ -285,11 +285,12 @@ def _refuse_single(x: Tensor, weights: Tensor, drop: Tensor | None) -> None:
     dims = shapes.reduce_dims(x.dim())
     values = (weights > 0).sum(dims)
     there = torch.ones_like(weights) if drop is None else ~drop.expand_as(weights)
-    if ((values <= 1) & (there.sum(dims) > 0)).any():
+    few = (values <= 1) & (there.sum(dims) > 0)
+    if few.any():
         where = "" if weights.shape[1] == 1 else " in every virtual batch"
         raise StatisticsError(
             f"expected more than 1 value per channel that mask and sample_weight let count"
-            f"{where} in training, found {int(values.min())} (input {shape_text(x.shape)}); use a "
+            f"{where} in training, found {int(values[few].min())} (input {shape_text(x.shape)}); use a "
             f'larger batch, or choose degenerate="running" to use the running statistics there'
         )
 

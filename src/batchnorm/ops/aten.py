@@ -49,9 +49,11 @@ def backward(
     needs: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Compute the gradients of input, weight and bias; not differentiable."""
-    grads: tuple[Tensor | None, Tensor | None, Tensor | None] = _backward(
-        _cast(grad_z, x.dtype),
-        x,
+    # On the CPU, gradients of half precision would be summed in it where the channel is innermost.
+    dtype = mean.dtype if x.is_cpu else x.dtype
+    grad_input, grad_weight, grad_bias = _backward(
+        _cast(grad_z, dtype),
+        _cast(x, dtype),
         _cast(weight, mean.dtype),
         None,
         None,
@@ -61,7 +63,8 @@ def backward(
         0.0,
         needs,
     )
-    return grads
+    # The kernel returns None for what is not needed.
+    return _cast(grad_input, x.dtype), grad_weight, grad_bias
 
 
 def _shift(x: Tensor) -> tuple[Tensor, Tensor]:

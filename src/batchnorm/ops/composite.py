@@ -36,7 +36,7 @@ def standardize(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Normalize by the statistics of x itself; they follow the result."""
     xmu, mean, var = center(x)
-    invstd = (var + eps).rsqrt()
+    invstd = _invstd(var, eps)
     count = shapes.count_per_channel(x.shape)
     return _affine(xmu, invstd, weight, bias), mean, var * (count / (count - 1)), invstd
 
@@ -53,12 +53,12 @@ def standardize_shared(
     """Normalize by the statistics of x, to which positions contribute by their shares."""
     xmu, mean, var = center(x, share)
     if otherwise is None:
-        invstd = torch.where(known, (var + eps).rsqrt(), 0)
+        invstd = torch.where(known, _invstd(var, eps), 0)
         return _affine(xmu, invstd, weight, bias), mean, var, mean, invstd
     other_mean, other_var = otherwise
     from_other = x - shapes.as_channels(other_mean, x.dim())
     xmu = torch.where(shapes.as_channels(known, x.dim()), xmu, from_other)
-    invstd = (torch.where(known, var, other_var) + eps).rsqrt()
+    invstd = _invstd(torch.where(known, var, other_var), eps)
     return _affine(xmu, invstd, weight, bias), mean, var, mean.where(known, other_mean), invstd
 
 
@@ -123,6 +123,11 @@ def backward_constant(
         grad_weight = sum_dy_xmu * invstd if needs[1] else None
         grad_bias = sum_dy if needs[2] else None
     return grad_input, grad_weight, grad_bias
+
+
+def _invstd(var: Tensor, eps: float) -> Tensor:
+    # The derivative of rsqrt has its cube, which vanishes in float32 from a variance of 1e26 on.
+    return (var + eps).sqrt().reciprocal()
 
 
 def _affine(xmu: Tensor, invstd: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:

@@ -203,8 +203,8 @@ def _statistics(
 ) -> tuple[Tensor, Tensor]:
     """Mean and invstd that normalize x, as functions of it."""
     if share is None or known is None:
-        mean, var = composite.stats(x)
-        return mean, (var + eps).rsqrt()
+        _, mean, _, invstd = composite.standardize(x, None, None, eps)
+        return mean, invstd
     *_, mean, invstd = composite.standardize_shared(x, share, known, None, None, eps, otherwise)
     return mean, invstd
 
