@@ -290,8 +290,9 @@ def _refuse_single(x: Tensor, weights: Tensor, drop: Tensor | None) -> None:
         where = "" if weights.shape[1] == 1 else " in every virtual batch"
         raise StatisticsError(
             f"expected more than 1 value per channel that mask and sample_weight let count"
-            f"{where} in training, found {int(values[few].min())} (input {shape_text(x.shape)}); use a "
-            f'larger batch, or choose degenerate="running" to use the running statistics there'
+            f"{where} in training, found {int(values[few].min())} "
+            f"(input {shape_text(x.shape)}); use a larger batch, or choose "
+            'degenerate="running" to use the running statistics there'
         )
 
 
