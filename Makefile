@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study report test test-quick lint format env clean
+.PHONY: help setup study report test test-quick pairs lint format env clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ test: $(READY) ## run the whole test suite
 
 test-quick: $(READY) ## run the tests that take no more than a few seconds each
 	$(PYTEST) -m 'not slow and not browser'
+
+pairs: $(READY) ## write docs/pairs.md: which features of the layer are tested together
+	$(BIN)/python -m tests.pairs
 
 lint: $(READY) ## check style and types
 	$(BIN)/ruff check .
