@@ -141,23 +141,24 @@ def _finite(mean: Tensor, var: Tensor) -> bool | None:
     return math.isfinite(torch.dot(mean, var).item()) if can_read(mean) else None
 
 
-def _looked_at(batch: Estimate) -> Estimate:
-    if not can_read(batch.mean):
-        return batch
-    known = torch.as_tensor(batch.known)
-    finite = batch.mean.isfinite() & (batch.var.isfinite() | ~known)
-    return batch._replace(finite=bool(finite.all()))
+def _looked_at(estimate: Estimate) -> Estimate:
+    if not can_read(estimate.mean):
+        return estimate
+    return estimate._replace(finite=not bool(_lost(estimate).any()))
 
 
 def _mended(
     result: tuple[Tensor, Estimate], in_double: tuple[Tensor, Estimate]
 ) -> tuple[Tensor, Estimate]:
-    """Take the channels whose squares went beyond the range of float32, as those of 1e30 do."""
-    (y, batch), (wide_y, wide) = result, in_double
-    known = torch.as_tensor(batch.known)
-    lost = ~(batch.mean.isfinite() & (batch.var.isfinite() | ~known))
-    found = lost & wide.mean.isfinite() & (wide.var.isfinite() | ~known)
-    y = torch.where(shapes.as_channels(found, y.dim()), wide_y.to(y.dtype), y)
-    mean = torch.where(found, wide.mean.to(batch.mean.dtype), batch.mean)
-    var = torch.where(found, wide.var.to(batch.var.dtype), batch.var)
-    return y, batch._replace(mean=mean, var=var, finite=None)
+    """Take what float64 makes of squares beyond the range of float32, as are those of 1e30."""
+    (y, estimate), (wide_y, wide) = result, in_double
+    mean, var = wide.mean.to(estimate.mean.dtype), wide.var.to(estimate.var.dtype)
+    # Not channel by channel: in the backward pass, the other choice would add 0·NaN.
+    if bool((_lost(estimate) & ~_lost(wide)).any()):
+        return wide_y.to(y.dtype), wide._replace(mean=mean, var=var, finite=None)
+    return result
+
+
+def _lost(estimate: Estimate) -> Tensor:
+    known = torch.as_tensor(estimate.known)
+    return ~(estimate.mean.isfinite() & (estimate.var.isfinite() | ~known))

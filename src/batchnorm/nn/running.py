@@ -61,7 +61,7 @@ class Running(_BatchNorm):
             batch = batch.only_if(~is_recomputation_of(batch.mean))
         skip = None
         if self.nonfinite != "propagate" and batch.finite is not True:
-            skip = _nonfinite(batch)
+            skip = _nonfinite(batch, pooled=bool(self.pools))
             if self.nonfinite == "raise" and _refuse(skip):
                 skip = None
         if self.pools:
@@ -167,9 +167,11 @@ class Running(_BatchNorm):
             self.num_nonfinite = torch.zeros_like(self.running_mean, dtype=torch.int64)
 
 
-def _nonfinite(batch: Estimate) -> Tensor:
+def _nonfinite(batch: Estimate, pooled: bool) -> Tensor:
     known = torch.as_tensor(batch.known, device=batch.mean.device)
-    return ~batch.mean.isfinite() | (known & ~batch.var.isfinite())
+    # A single value moves nothing by itself; in a pool its mean does.
+    mean = batch.mean.isfinite() if pooled else batch.mean.isfinite() | ~known
+    return ~mean | (known & ~batch.var.isfinite())
 
 
 def _refuse(nonfinite: Tensor) -> bool:
