@@ -1,13 +1,15 @@
 import copy
+import math
 import pickle
 
 import pytest
 import torch
 
-from batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d, Renorm
 from batchnorm.errors import OptionError, ShapeError, StatisticsError
 from batchnorm.nn import BatchNorm
 from batchnorm.ops import normalize
+from batchnorm.ops.activation import ACTIVATIONS
 
 CLASSES = {
     BatchNorm: (torch.nn.BatchNorm1d, (6, 4)),
@@ -220,8 +222,92 @@ def test_wrong_shape_is_a_value_error_that_names_both(cls, shape, match):
     assert isinstance(caught.value, ValueError)
 
 
-@each_class
-@pytest.mark.parametrize("options", [{"activation": "swish"}, {"virtual_batch_size": 0}])
-def test_unknown_option_is_refused_by_the_constructor(cls, options):
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ({"momentum": -0.1}, "momentum .* from 0 to 1 .* found -0.1"),
+        ({"momentum": 1.1}, "found 1.1"),
+        ({"momentum": math.nan}, "found nan"),
+        ({"activation": "swish"}, "found 'swish'"),
+        ({"activation": torch.relu}, "activation"),
+        ({"virtual_batch_size": 0}, "virtual_batch_size .* found 0"),
+        ({"virtual_batch_size": 2.0}, "found 2.0"),
+        ({"virtual_batch_size": True}, "found True"),
+        ({"nonfinite": "ignore"}, "'skip', 'propagate', 'raise'; found 'ignore'"),
+        ({"nonfinite": None}, "found None"),
+        ({"degenerate": "skip"}, "'raise', 'running'; found 'skip'"),
+        ({"degenerate": ["raise"]}, "found"),
+        ({"degenerate": "running", "track_running_stats": False}, "track_running_stats=True"),
+    ],
+    ids=str,
+)
+def test_constructor_refuses_a_wrong_option(options, found):
+    with pytest.raises(OptionError, match=found) as caught:
+        BatchNorm2d(3, **options)
+    assert isinstance(caught.value, ValueError)
+
+
+def test_unknown_activation_lists_the_known_ones():
+    with pytest.raises(OptionError, match="swish") as caught:
+        BatchNorm1d(3, activation="swish")
+    for name in ACTIVATIONS:
+        assert repr(name) in str(caught.value)
+
+
+def test_refused_options_leave_the_old_ones():
+    layer = BatchNorm1d(3, activation="relu", virtual_batch_size=4)
     with pytest.raises(OptionError):
-        cls(3, **options)
+        layer.set_options(activation="silu", virtual_batch_size=8, degenerate="never")
+    assert (layer.activation, layer.virtual_batch_size, layer.degenerate) == ("relu", 4, "raise")
+
+
+REPR = {
+    "activation='gelu'": {"activation": "gelu"},
+    "virtual_batch_size=8": {"virtual_batch_size": 8},
+    "renorm=Renorm(r_max=2.0, d_max=1.0, warmup_steps=5, ramp_steps=(3, 4))": {
+        "renorm": Renorm(2.0, 1.0, 5, (3, 4))
+    },
+    "nonfinite='raise'": {"nonfinite": "raise"},
+    "degenerate='running'": {"degenerate": "running"},
+}
+
+
+def test_repr_shows_every_option_in_the_order_of_the_constructor():
+    plain = repr(BatchNorm1d(4))
+    for text, options in REPR.items():
+        assert repr(BatchNorm1d(4, **options)) == f"{plain[:-1]}, {text})"
+    together = {name: value for options in REPR.values() for name, value in options.items()}
+    assert repr(BatchNorm1d(4, **together)) == f"{plain[:-1]}, {', '.join(REPR)})"
+
+
+def test_residual_mask_and_weights_reach_the_function():
+    """Mean (1·1 + 3·7)/4 = 5.5 and variance (20.25 + 3·2.25)/4 = 6.75 of what counts."""
+    x = torch.tensor([[1.0], [7.0], [100.0]])
+    layer = BatchNorm1d(1, eps=2.25, activation="relu")
+    arguments = {
+        "mask": torch.tensor([True, True, False]),
+        "sample_weight": torch.tensor([1.0, 3.0, 5.0]),
+    }
+    y = layer(x, torch.ones(3, 1), **arguments)
+    torch.testing.assert_close(y, torch.tensor([[0.0], [1.5], [0.0]]))
+    effective = 16 / 10
+    torch.testing.assert_close(layer.running_mean, torch.tensor([0.55]))
+    expected = 0.9 + 0.1 * 6.75 * effective / (effective - 1)
+    torch.testing.assert_close(layer.running_var, torch.tensor([expected]))
+
+
+def test_weights_do_not_count_in_evaluation_by_running_statistics():
+    layer = BatchNorm1d(1, eps=3.0).eval()
+    x, weight = torch.tensor([[1.0], [3.0]]), torch.tensor([1.0, 0.0])
+    torch.testing.assert_close(layer(x, sample_weight=weight), x / 2)
+    untracked = BatchNorm1d(1, eps=3.0, track_running_stats=False).eval()
+    weight = torch.tensor([3.0, 1.0])  # mean 1.5, variance 0.75
+    expected = torch.tensor([[-0.5], [1.5]]) / 3.75**0.5
+    torch.testing.assert_close(untracked(x, sample_weight=weight), expected)
+
+
+@each_class
+def test_residual_is_the_only_argument_by_position(cls):
+    x = batches(cls)[0]
+    with pytest.raises(TypeError, match="positional"):
+        cls(4)(x, x, torch.ones(6) > 0)

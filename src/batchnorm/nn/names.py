@@ -16,7 +16,7 @@ def qualified_name(layer: nn.Module) -> str:
     """
     frame, found = sys._getframe(1), ""
     while frame is not None:
-        # Reading f_locals copies all variables; a frame that goes on would keep those tensors alive.
+        # Reading f_locals copies all variables, and a frame that goes on keeps the copies alive.
         is_method = frame.f_code.co_varnames[:1] == ("self",)
         owner = frame.f_locals.get("self") if is_method else None
         if isinstance(owner, nn.Module) and owner is not layer:
