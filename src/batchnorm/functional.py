@@ -126,16 +126,17 @@ def update_running_(
         return
     mean, var = batch.mean, batch.var
     dtype = running_mean.dtype
-    plain = take is True and batch.finite is not None and not isinstance(momentum, Tensor)
+    plain = take is True and batch.finite is True and not isinstance(momentum, Tensor)
     if plain and dtype is mean.dtype:
         running_mean.lerp_(mean, momentum)
         running_var.lerp_(var, momentum)
         return
-    # In the wider dtype: a half value would lose what a small momentum adds to it.
+    # In the wider dtype: a half value would lose what a small momentum adds to it. Not as lerp,
+    # which makes NaN of an infinite new value.
     dtype = torch.promote_types(dtype, mean.dtype)
     momentum = torch.as_tensor(momentum, dtype=dtype, device=mean.device)
     for running, new in ((running_mean, mean), (running_var, var)):
-        moved = running.to(dtype).lerp(new.to(dtype), momentum)
+        moved = (1 - momentum) * running.to(dtype) + momentum * new.to(dtype)
         running.copy_(moved if take is True else torch.where(take, moved, running.to(dtype)))
 
 

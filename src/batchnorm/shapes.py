@@ -66,20 +66,20 @@ def typical_values(x: Tensor, counted: Tensor | None = None) -> Tensor:
     """
     if counted is not None:
         return _counted_values(x, counted).sort(1).values[:, 1]
-    first = _values_at(x, 0.0)
+    first = _values_at(x, 0)
     # A compiled graph is to be the same for any number of values.
     if not torch.compiler.is_compiling() and count_per_channel(x.shape) <= FEW:
         return first
-    middle, last = _values_at(x, 0.5), _values_at(x, 1.0)
+    middle, last = _values_at(x, 1), _values_at(x, 2)
     low, high = torch.minimum(first, middle), torch.maximum(first, middle)
     return torch.maximum(low, torch.minimum(high, last))
 
 
-def _values_at(x: Tensor, place: float) -> Tensor:
-    """The values of every channel at the beginning (0), middle or end (1) of all other axes."""
-    x = x.select(0, round(place * (x.shape[0] - 1)))
+def _values_at(x: Tensor, half: int) -> Tensor:
+    """The values of every channel at the beginning (0), middle (1) or end (2) of all other axes."""
+    x = x.select(0, half * (x.shape[0] - 1) // 2)
     while x.dim() > 1:
-        x = x.select(1, round(place * (x.shape[1] - 1)))
+        x = x.select(1, half * (x.shape[1] - 1) // 2)
     return x
 
 
@@ -89,9 +89,13 @@ def _counted_values(x: Tensor, counted: Tensor) -> Tensor:
     last = rank[:, -1:]
     wanted = torch.cat([torch.ones_like(last), (last + 1) // 2, last], 1)
     flat = torch.searchsorted(rank, wanted).clamp(max=rank.shape[1] - 1)
-    sample, *position = torch.unravel_index(flat, (x.shape[0], *x.shape[2:]))
+    # torch.unravel_index would make the sizes conditions of a compiled graph.
+    position = []
+    for size in reversed(x.shape[2:]):
+        position.insert(0, flat % size)
+        flat = flat // size
     channel = torch.arange(x.shape[1], device=x.device)[:, None]
-    return x[sample, channel, *position]
+    return x[flat, channel, *position]
 
 
 def fold_chunks(x: Tensor, chunks: int) -> Tensor:

@@ -124,7 +124,7 @@ def _refuse_torchs(model: nn.Module) -> None:
             continue
         if layer.training and layer.track_running_stats:
             raise SurgeryError(
-                f"{type(layer).__name__} at {name!r} is a layer of torch in training mode, which "
+                f"{_named(layer, name)} is a layer of torch in training mode, which "
                 f"updates its statistics in every forward; replace it by batchnorm's class of the "
                 f"same name, or call .eval() on it"
             )
@@ -135,6 +135,10 @@ def _refuse_lazy(model: nn.Module) -> None:
         mean = layer.running_mean if isinstance(layer, Running) else None
         if mean is not None and is_lazy(mean):
             raise SurgeryError(
-                f"{type(layer).__name__} at {name!r} does not know its number of channels yet; "
+                f"{_named(layer, name)} does not know its number of channels yet; "
                 f"call the model once before accumulate"
             )
+
+
+def _named(layer: nn.Module, name: str) -> str:
+    return f"{type(layer).__name__} at {name!r}" if name else type(layer).__name__
