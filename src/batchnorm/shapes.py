@@ -90,7 +90,7 @@ def _counted_values(x: Tensor, counted: Tensor) -> Tensor:
     wanted = torch.cat([torch.ones_like(last), (last + 1) // 2, last], 1)
     flat = torch.searchsorted(rank, wanted).clamp(max=rank.shape[1] - 1)
     # torch.unravel_index would make the sizes conditions of a compiled graph.
-    position = []
+    position: list[Tensor] = []
     for size in reversed(x.shape[2:]):
         position.insert(0, flat % size)
         flat = flat // size
