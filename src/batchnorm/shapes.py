@@ -62,7 +62,7 @@ def typical_values(x: Tensor, counted: Tensor | None = None) -> Tensor:
     Args:
         x: Values (N, C, *S), not empty.
         counted: Which positions to choose from, bool (N, 1, *S) or (N, C, *S); None for all.
-            Where there is none in a channel, any value is returned.
+            0 in a channel that has none.
     """
     if counted is not None:
         return _counted_values(x, counted).sort(1).values[:, 1]
@@ -95,7 +95,7 @@ def _counted_values(x: Tensor, counted: Tensor) -> Tensor:
         position.insert(0, flat % size)
         flat = flat // size
     channel = torch.arange(x.shape[1], device=x.device)[:, None]
-    return x[flat, channel, *position]
+    return torch.where(last > 0, x[flat, channel, *position], 0)
 
 
 def fold_chunks(x: Tensor, chunks: int) -> Tensor:

@@ -43,10 +43,9 @@ def weigh(weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         position in Σw, (N, C, *S), 0 in a channel of no weight.
     """
     dims = shapes.reduce_dims(weights.dim())
-    tiny = torch.finfo(weights.dtype).tiny
     # In units of the largest, so that squares neither overflow nor vanish.
     unit = weights.amax(dims, keepdim=True)
-    relative = weights / unit.clamp(min=tiny)
+    relative = weights / torch.where(unit > 0, unit, 1)
     total = relative.sum(dims, keepdim=True)
     share = relative / total.clamp(min=1)
     values = (weights > 0).sum(dims)
