@@ -427,7 +427,7 @@ _ACTIVATIONS: dict[str | None, tuple[_Function, _Function]] = {
     "relu": (lambda z: z * (z > 0), lambda z: 1.0 * (z > 0)),
     "leaky_relu": (
         lambda z: torch.where(z > 0, z, 0.01 * z),
-        lambda z: 1.0 * (z > 0) + 0.01 * (z <= 0),
+        lambda z: torch.where(z > 0, torch.ones_like(z), 0.01 * torch.ones_like(z)),
     ),
     "elu": (
         lambda z: torch.where(z > 0, z, torch.exp(z) - 1),

@@ -66,20 +66,22 @@ def typical_values(x: Tensor, counted: Tensor | None = None) -> Tensor:
     """
     if counted is not None:
         return _counted_values(x, counted).sort(1).values[:, 1]
-    first = _values_at(x, 0)
-    # A compiled graph is to be the same for any number of values.
-    if not torch.compiler.is_compiling() and count_per_channel(x.shape) <= FEW:
+    first = _values_at(x, "first")
+    # A graph is to be the same for any number of values; and of an exported one, torch cannot prove
+    # that there is a middle.
+    compiling, exporting = torch.compiler.is_compiling(), torch.compiler.is_exporting()
+    if exporting or (not compiling and count_per_channel(x.shape) <= FEW):
         return first
-    middle, last = _values_at(x, 1), _values_at(x, 2)
+    middle, last = _values_at(x, "middle"), _values_at(x, "last")
     low, high = torch.minimum(first, middle), torch.maximum(first, middle)
     return torch.maximum(low, torch.minimum(high, last))
 
 
-def _values_at(x: Tensor, half: int) -> Tensor:
-    """The values of every channel at the beginning (0), middle (1) or end (2) of all other axes."""
-    x = x.select(0, half * (x.shape[0] - 1) // 2)
+def _values_at(x: Tensor, place: str) -> Tensor:
+    """The values of every channel at the first, middle or last place of all other axes."""
+    x = x.movedim(1, 0)
     while x.dim() > 1:
-        x = x.select(1, half * (x.shape[1] - 1) // 2)
+        x = x.select(1, {"first": 0, "middle": x.shape[1] // 2, "last": -1}[place])
     return x
 
 

@@ -72,7 +72,14 @@ class Memory:
         def kept(mean: Tensor, var: Tensor) -> Pair:
             r, d = correct(mean, var)
             if not (torch.compiler.is_compiling() or checks.can_wait(mean)):
-                return r, d  # of a function transform, which it would outlive
+                # Tensors of a function transform must not outlive it.
+                if is_recomputation():
+                    raise StatisticsError(
+                        "renorm cannot be recomputed by activation checkpointing around a "
+                        "function transform such as vmap; put the checkpoint inside of it, or "
+                        "leave this layer out"
+                    )
+                return r, d
             pair: Pair = torch.ops.batchnorm.remember.default(mean, var, r, d, self.number)
             return pair
 
