@@ -122,6 +122,8 @@ def fold_vector(vector: Tensor | None, chunks: int) -> Tensor | None:
 def memory_format(x: Tensor) -> torch.memory_format:
     """Say whether the channel of a dense tensor is its innermost axis."""
     innermost = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
+    if not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(x):
+        return torch.contiguous_format  # under vmap it cannot be asked
     if innermost is None or x.is_contiguous() or not x.is_contiguous(memory_format=innermost):
         return torch.contiguous_format
     return innermost
