@@ -44,7 +44,7 @@ def make_weights(kind, shape, dtype):
 def assert_same(ours, exact, rtol):
     for a, b in zip(ours, exact, strict=True):
         torch.testing.assert_close(
-            a.double(), torch.as_tensor(b).double().expand_as(a), rtol=rtol, atol=rtol
+            a.double(), torch.as_tensor(b, dtype=torch.float64).expand_as(a), rtol=rtol, atol=rtol
         )
 
 
@@ -317,7 +317,7 @@ def test_masked_values_have_no_gradient_even_as_nan():
 def test_of_nothing_is_zero():
     for moments in (
         Moments.of(torch.empty(0, 2)),
-        Moments.of(torch.empty(3, 2, 0), sample_weight=torch.empty(3)),
+        Moments.of(torch.empty(3, 2, 0), sample_weight=torch.ones(3)),
         Moments.of(torch.full((3, 2), NAN), mask=torch.zeros(3).bool()),
         Moments.of(torch.full((3, 2), NAN), torch.zeros(3).bool(), torch.ones(3)),
         Moments.zeros(2),
