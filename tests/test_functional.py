@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from batchnorm import reference
 from batchnorm.functional import batch_norm, update_running_
 from batchnorm.moments import Estimate
 from cases import DTYPES, ROUTES, Layout, take_route
@@ -324,3 +325,15 @@ def test_training_in_half_precision_does_not_need_float_parameters():
     weight = torch.ones(3, dtype=torch.bfloat16, requires_grad=True)
     batch_norm(x, None, None, weight, torch.zeros_like(weight), True).sum().backward()
     assert x.grad.dtype is weight.grad.dtype is torch.bfloat16
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_more_than_65535_samples(training):
+    """More than some kernels count (pytorch#19911)."""
+    x = torch.randn(70_000, 2, generator=torch.Generator().manual_seed(0)) + 3
+    running = torch.tensor([2.0, 4.0]), torch.tensor([1.0, 3.0])
+    exact = reference.forward(x, *running, None, None, 1e-5)
+    if training:
+        exact, _, _ = reference.forward_train(x, None, None, 1e-5)
+    y = batch_norm(x, *running, training=training, eps=1e-5)
+    torch.testing.assert_close(y.double(), exact, rtol=0, atol=2e-5)
