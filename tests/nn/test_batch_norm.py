@@ -229,7 +229,7 @@ def test_wrong_shape_is_a_value_error_that_names_both(cls, shape, match):
         ({"momentum": 1.1}, "found 1.1"),
         ({"momentum": math.nan}, "found nan"),
         ({"activation": "swish"}, "found 'swish'"),
-        ({"activation": torch.relu}, "activation"),
+        ({"activation": {"relu": 1}}, "activation"),
         ({"virtual_batch_size": 0}, "virtual_batch_size .* found 0"),
         ({"virtual_batch_size": 2.0}, "found 2.0"),
         ({"virtual_batch_size": True}, "found True"),
