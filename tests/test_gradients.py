@@ -220,3 +220,30 @@ def test_function_transforms_see_through_small_batches(size, training):
 
     (expected,) = torch.autograd.grad(loss(x), x)
     torch.testing.assert_close(torch.func.grad(loss)(x.detach()), expected)
+
+
+AMBIGUOUS = {  # a shape with a size of 1, and strides where that axis has an unusual one
+    (3, 2, 4, 1): [(8, 1, 2, 1), (8, 4, 1, 7), (2, 1, 6, 1)],
+    (1, 3, 4, 4): [(1, 1, 12, 3), (7, 16, 4, 1)],
+    (3, 2, 1, 4, 2): [(16, 1, 1, 4, 2), (16, 8, 1, 2, 1)],
+}
+
+
+@pytest.mark.usefixtures("route")
+@pytest.mark.parametrize("innermost", [True, False])
+@pytest.mark.parametrize(
+    ("shape", "stride"),
+    [(shape, stride) for shape, strides in AMBIGUOUS.items() for stride in strides],
+    ids=str,
+)
+def test_strides_that_mean_nothing_do_not_matter(shape, stride, innermost):
+    """PyTorch's own gradient is wrong for some of them (pytorch#63224)."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.empty_strided(shape, stride, dtype=torch.float64)
+    x.copy_(torch.randn(shape, generator=generator, dtype=torch.float64)).requires_grad_()
+    grad_y = torch.randn(shape, generator=generator, dtype=torch.float64)
+    if innermost:
+        grad_y = grad_y.movedim(1, -1).contiguous().movedim(-1, 1)
+    y = batch_norm(x, None, None, training=True)
+    (grad,) = torch.autograd.grad(y, x, grad_y)
+    torch.testing.assert_close(grad, reference.backward_train(grad_y, x, None, 1e-5)[0])

@@ -129,6 +129,22 @@ def memory_format(x: Tensor) -> torch.memory_format:
     return innermost
 
 
+def unambiguous(x: Tensor) -> Tensor:
+    """View a dense tensor with the strides a new one has, also where a size is 1.
+
+    There any stride is right, and some of PyTorch's kernels conclude from it that the channel is
+    innermost where others do not: together they compute a wrong gradient (pytorch#63224).
+    """
+    if x.dim() < 4 or 1 not in x.shape:
+        return x
+    if x.is_contiguous():
+        return x.view(x.shape)
+    if memory_format(x) is torch.contiguous_format:
+        return x
+    last = x.movedim(1, -1)
+    return last.view(last.shape).movedim(-1, 1)
+
+
 def virtual_batches(shape: Sequence[int], size: int) -> list[tuple[int, int]]:
     """Plan ceil(N / size) chunks of consecutive samples, their sizes as even as possible.
 

@@ -53,7 +53,7 @@ def backward(
     dtype = mean.dtype if x.is_cpu else x.dtype
     grad_input, grad_weight, grad_bias = _backward(
         _cast(grad_z, dtype),
-        _cast(x, dtype),
+        shapes.unambiguous(_cast(x, dtype)),
         _cast(weight, mean.dtype),
         None,
         None,
@@ -70,7 +70,7 @@ def backward(
 def _shift(x: Tensor) -> tuple[Tensor, Tensor]:
     """Subtract one value of each channel, in the dtype of the statistics."""
     shift = _cast(shapes.typical_values(x.detach()), statistics_dtype(x))
-    return shift, x - shapes.as_channels(shift, x.dim())
+    return shift, shapes.unambiguous(x - shapes.as_channels(shift, x.dim()))
 
 
 def _cast(tensor: T, dtype: torch.dtype) -> T:
