@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         Renorm,
         accumulate,
         no_update,
+        recompute,
     )
     from .surgery.insert import insert
 
@@ -37,6 +38,7 @@ _MODULE_BY_NAME = {
     "functional": ".functional",
     "insert": ".surgery",
     "no_update": ".nn",
+    "recompute": ".nn",
     "study": ".study",
 }
 
@@ -53,6 +55,7 @@ __all__ = [
     "functional",
     "insert",
     "no_update",
+    "recompute",
     "study",
 ]
 

@@ -3,6 +3,7 @@
 from .batch_norm import BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d
 from .contexts import accumulate, no_update
 from .lazy import LazyBatchNorm1d, LazyBatchNorm2d, LazyBatchNorm3d
+from .recompute import recompute
 from .renorm import Renorm
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "Renorm",
     "accumulate",
     "no_update",
+    "recompute",
 ]
