@@ -1,0 +1,18 @@
+// What fits into the caches.
+#pragma once
+
+#include <cstdint>
+
+namespace batchnorm {
+
+// Of a group of channels, what may be read a second time from the second-level cache.
+constexpr int64_t resident_bytes = 512 << 10;
+
+// Bytes of the last-level cache that the cores share; a guess where the system does not tell.
+int64_t last_level_cache();
+
+// Whether an output of so many bytes is better written past the caches, and aligned for it. Then its input is of the
+// same size, and of the two together nothing would be left in the last-level cache for who reads it next.
+bool can_stream(int64_t bytes, const void *to);
+
+}  // namespace batchnorm

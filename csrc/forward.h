@@ -1,0 +1,159 @@
+// The forward pass: statistics, and the output normalized by them or by given ones.
+#pragma once
+
+#include <atomic>
+#include <cmath>
+#include <limits>
+
+#include "affine.h"
+#include "caches.h"
+#include "forward_ops.h"
+#include "grid.h"
+#include "instructions.h"
+
+namespace batchnorm {
+namespace {
+
+template <class Access, class V, class T, class Activation>
+class Forward {
+ public:
+  static int32_t run(const batchnorm_call &call, const Access &access, Task task) {
+    Parallel parallel(call, access.count() * access.channels());
+    const int64_t partials = task == Task::normalize ? 0 : Grid<Access>::partial_doubles(access);
+    Scratch scratch(4, access.slots(), sizeof(float), access.slots() + V::lanes + partials);
+    if (scratch.missing()) return BATCHNORM_OUT_OF_MEMORY;
+    Forward forward(call, access, parallel, scratch);
+    forward.run(task);
+    return forward.status();
+  }
+
+ private:
+  Forward(const batchnorm_call &call, const Access &access, Parallel &parallel, Scratch &scratch)
+      : call_(call),
+        access_(access),
+        shift_(scratch.vector<float>()),
+        mean_(scratch.vector<float>()),
+        scale_(scratch.vector<float>()),
+        offset_(scratch.vector<float>()),
+        wide_shift_(scratch.doubles(access.slots())),
+        grid_(access, parallel, scratch.doubles(0)) {}
+
+  void run(Task task) {
+    const int64_t bytes = access_.count() * access_.channels() * int64_t{sizeof(T)};
+    const Normalize<V, T, Activation> normalize{x(),
+                                                static_cast<const T *>(call_.residual),
+                                                static_cast<T *>(call_.y),
+                                                call_.signs,
+                                                can_stream(bytes, call_.y),
+                                                mean_,
+                                                scale_,
+                                                offset_,
+                                                Activation(call_.activation)};
+    grid_.run(
+        [&](int64_t group) {
+          if (task != Task::normalize) measure(group);
+          if (task != Task::stats) prepare(group);
+        },
+        [&](int64_t group, int64_t chunk) {
+          if (task != Task::stats) access_.apply(normalize, group, chunk);
+        });
+  }
+
+  int32_t status() const {
+    if (grid_.failed()) return BATCHNORM_PARALLEL_FAILED;
+    return finite_ ? BATCHNORM_OK : BATCHNORM_NOT_FINITE;
+  }
+
+  void measure(int64_t group) {
+    grid_.for_channels(group, [&](int64_t channel) {
+      const float shift = typical(channel);
+      access_.for_slots(channel, [&](int64_t slot) { shift_[slot] = shift; });
+    });
+    grid_.reduce(Moments<V, T>{x(), shift_}, group);
+    bool good = true;
+    grid_.for_channels(group, [&](int64_t channel) {
+      const bool precise = settle(group, channel);
+      // NaN: what this channel has is good, and shall not depend on its neighbors.
+      const double shift = precise ? std::numeric_limits<double>::quiet_NaN() : double{shift_[access_.slot(channel)]};
+      access_.for_slots(channel, [&](int64_t slot) { wide_shift_[slot] = shift; });
+      good &= precise;
+    });
+    if (!good) measure_again(group);
+    grid_.for_channels(group, [&](int64_t channel) {
+      if (!std::isfinite(call_.mean[channel]) || !std::isfinite(call_.var[channel])) finite_ = false;
+    });
+  }
+
+  // With all sums in double.
+  void measure_again(int64_t group) {
+    grid_.reduce(WideMoments<V, T>{x(), wide_shift_}, group);
+    grid_.for_channels(group, [&](int64_t channel) {
+      if (!std::isnan(wide_shift_[access_.slot(channel)])) settle(group, channel);
+    });
+  }
+
+  // Writes the statistics of a channel; says whether float was enough for them.
+  bool settle(int64_t group, int64_t channel) {
+    const auto totals = grid_.totals(group, channel);
+    const double count = access_.count() > 0 ? static_cast<double>(access_.count()) : 1;
+    const double delta = totals.first / count, square = totals.second / count;
+    const double var = square > delta * delta ? square - delta * delta : square * 0;  // 0, or NaN
+    const double mean = double{shift_[access_.slot(channel)]} + delta;
+    const float high = static_cast<float>(mean);
+    call_.mean[channel] = high;
+    if (call_.mean_low != nullptr) {
+      call_.mean_low[channel] = std::isfinite(high) ? static_cast<float>(mean - double{high}) : 0;
+    }
+    call_.var[channel] = static_cast<float>(var);
+    call_.invstd[channel] = static_cast<float>(1 / std::sqrt(var + call_.eps));
+    return (std::isfinite(var) && delta * delta <= far * var);
+  }
+
+  void prepare(int64_t group) {
+    grid_.for_channels(group, [&](int64_t channel) {
+      const Affine affine = affine_of(call_, channel);
+      access_.for_slots(channel, [&](int64_t slot) {
+        mean_[slot] = affine.mean;
+        scale_[slot] = affine.scale;
+        offset_[slot] = affine.offset;
+      });
+    });
+  }
+
+  // A value that is unlikely to be far from the mean: subtracting it makes a large mean small, and a constant channel
+  // zeros. Of many values it is the median of three: one could be an outlier.
+  float typical(int64_t channel) const {
+    const int64_t count = access_.count();
+    if (count == 0) return 0;
+    float value = value_of(channel, 0);
+    if (count > few) value = median(value, value_of(channel, count / 2), value_of(channel, count - 1));
+    return std::isfinite(value) ? value : 0;
+  }
+
+  static float median(float a, float b, float c) {
+    const float low = a < b ? a : b, high = a < b ? b : a;
+    return c < low ? low : c < high ? c : high;
+  }
+
+  float value_of(int64_t channel, int64_t k) const {
+    float lanes[V::lanes];
+    V::load(x() + access_.value(channel, k), typename V::Part(1)).store(lanes, Full());
+    return lanes[0];
+  }
+
+  const T *x() const { return static_cast<const T *>(call_.x); }
+
+  static constexpr int64_t few = 64;
+  // (mean - shift)^2 / var up to which the variance keeps six digits in float.
+  static constexpr double far = 4;
+
+  const batchnorm_call &call_;
+  const Access &access_;
+  float *shift_, *mean_, *scale_, *offset_;  // per slot
+  double *wide_shift_;                        // per slot
+  std::atomic<bool> finite_{true};
+  Grid<Access> grid_;
+};
+
+}  // namespace
+}  // namespace batchnorm

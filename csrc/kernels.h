@@ -1,0 +1,82 @@
+// The kernels of one instruction set, chosen by the type, the activation and the sizes of a call.
+#pragma once
+
+#include "backward.h"
+#include "forward.h"
+#include "instructions.h"
+#include "planes.h"
+#include "rows.h"
+
+namespace batchnorm {
+namespace {
+
+// Small planes are read as parts of rows: alone they leave much of a vector empty, and memory is slow to start each.
+// Of many samples too few channels would stay in the cache.
+template <class V>
+bool is_rows(const batchnorm_call &call) {
+  constexpr int64_t tiny = V::lanes, small = 128, few = 64;
+  if (call.inner < tiny) return true;
+  return call.inner < small && call.outer <= few && call.channels * call.inner % V::lanes == 0;
+}
+
+template <class Isa, class V, class F>
+auto with_access(const batchnorm_call &call, int64_t size, F f) {
+  // With one channel, all values are neighbors.
+  if (call.channels == 1) return f(Planes<Isa, V>(1, 1, call.outer * call.inner));
+  if (is_rows<V>(call)) return f(Rows<Isa, V>(call.outer, call.channels, call.inner, resident_bytes / size));
+  return f(Planes<Isa, V>(call.outer, call.channels, call.inner));
+}
+
+template <class F>
+int32_t with_activation(int32_t activation, F f) {
+  if (activation == BATCHNORM_NONE) return f(None(activation));
+  if (activation == BATCHNORM_RELU) return f(Relu(activation));
+  return f(Curved(activation));
+}
+
+template <class F>
+auto with_type(int32_t dtype, F f) {
+  return dtype == BATCHNORM_BFLOAT16 ? f(Bfloat16()) : f(float());
+}
+
+template <class Isa>
+int32_t forward(const batchnorm_call &call, Task task) {
+  return with_type(call.dtype, [&](auto scalar) {
+    using V = typename Isa::Float;
+    using T = decltype(scalar);
+    return with_access<Isa, V>(call, sizeof(T), [&](const auto &access) {
+      using Access = std::decay_t<decltype(access)>;
+      if (task == Task::stats) return Forward<Access, V, T, None>::run(call, access, task);
+      return with_activation(call.activation, [&](auto activation) {
+        return Forward<Access, V, T, decltype(activation)>::run(call, access, task);
+      });
+    });
+  });
+}
+
+template <class Isa>
+int32_t backward(const batchnorm_call &call) {
+  return with_type(call.dtype, [&](auto scalar) {
+    using V = typename Isa::Float;
+    using T = decltype(scalar);
+    return with_access<Isa, V>(call, 2 * sizeof(T), [&](const auto &access) {
+      using Access = std::decay_t<decltype(access)>;
+      return with_activation(call.activation, [&](auto activation) {
+        return Backward<Access, V, T, decltype(activation)>::run(call, access);
+      });
+    });
+  });
+}
+
+template <class Isa>
+int64_t sign_words(const batchnorm_call &call) {
+  return with_access<Isa, typename Isa::Float>(call, 4, [](const auto &access) { return access.sign_words(); });
+}
+
+template <class Isa>
+constexpr Instructions instructions(const char *name) {
+  return {name, forward<Isa>, backward<Isa>, sign_words<Isa>};
+}
+
+}  // namespace
+}  // namespace batchnorm
