@@ -21,10 +21,11 @@ bool is_rows(const batchnorm_call &call) {
 
 template <class Isa, class V, class F>
 auto with_access(const batchnorm_call &call, int64_t size, F f) {
+  const int64_t outer = call.inner == 0 ? 0 : call.outer, inner = std::max<int64_t>(1, call.inner);
   // With one channel, all values are neighbors.
-  if (call.channels == 1) return f(Planes<Isa, V>(1, 1, call.outer * call.inner));
-  if (is_rows<V>(call)) return f(Rows<Isa, V>(call.outer, call.channels, call.inner, resident_bytes / size));
-  return f(Planes<Isa, V>(call.outer, call.channels, call.inner));
+  if (call.channels == 1) return f(Planes<Isa, V>(1, 1, outer * inner));
+  if (is_rows<V>(call)) return f(Rows<Isa, V>(outer, call.channels, inner, resident_bytes / size));
+  return f(Planes<Isa, V>(outer, call.channels, inner));
 }
 
 template <class F>
