@@ -19,7 +19,7 @@ RANKS = [
     {"functional"},
     {"nn"},
     {"surgery"},
-    {"study"},
+    {"bench", "study"},
     {"report"},
     {"cli"},
     {"__init__", "__main__"},

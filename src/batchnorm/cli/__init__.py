@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import typer
 
 from ..errors import CommandError
-from . import env, report, study
+from . import bench, env, report, study
 
 app = typer.Typer(
     name="batchnorm",
@@ -16,6 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("study", cls=study.Command)(study.command)
+app.command("bench")(bench.command)
 app.command("report")(report.command)
 app.command("env")(env.command)
 

@@ -1,8 +1,5 @@
 """`batchnorm study`: train with and without batch normalization, and judge the five claims."""
 
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -10,9 +7,7 @@ import typer
 from typer.core import TyperCommand
 
 from ..errors import UsageError
-
-STOPPED = 130
-"""Exit code after Ctrl-C or a request to terminate, as shells count it."""
+from .stopping import STOPPED, terminated_like_ctrl_c
 
 
 class Command(TyperCommand):
@@ -112,7 +107,7 @@ def command(
         depth=depth,
         width=width,
     )
-    with shown() as on_progress, _terminated_like_ctrl_c():
+    with shown() as on_progress, terminated_like_ctrl_c():
         result = study.run(out, design, jobs=jobs, on_progress=on_progress)
     page = out / "report.html"
     with study.explained(f"--out {str(out)!r}"):
@@ -120,16 +115,6 @@ def command(
     print_verdicts(result, page, as_json=json)
     if result.partial:
         raise typer.Exit(STOPPED)
-
-
-@contextmanager
-def _terminated_like_ctrl_c() -> Iterator[None]:
-    """Let a batch system that ends the job have the report of what has been found, too."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _rate(text: str) -> float:

@@ -1,8 +1,9 @@
-"""The report: what a study found, as one HTML page that needs no network.
+"""The reports: what a study or a benchmark found, as one HTML page that needs no network.
 
-Drawn from records alone, so that a saved study can be rendered where torch is not installed.
+Drawn from records alone, so that what was saved can be rendered where torch is not installed.
 """
 
+from .bench_page import render_bench, write_bench
 from .page import render, write
 
-__all__ = ["render", "write"]
+__all__ = ["render", "render_bench", "write", "write_bench"]

@@ -1,19 +1,11 @@
 """The page: records and templates -> one HTML file that holds everything it needs."""
 
-import functools
-import json
 from collections.abc import Iterable, Sequence
-from importlib.resources import files
 from pathlib import Path
-
-import altair as alt
-import vl_convert
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from .. import records
 from ..records import Run, StudyResult
-from . import downloads, wording
+from . import downloads, embed, wording
 from .cards import card
 from .charts import Table
 from .charts.figure import table
@@ -48,7 +40,7 @@ def render(result: StudyResult) -> str:
     words = [test.headline.verdict for claim in result.claims for test in claim.tests]
     drawn = [figure for section in sections for figure in section.figures if figure.rows]
     return (
-        _environment()
+        embed.environment()
         .get_template("page.html")
         .render(
             result=result,
@@ -62,45 +54,12 @@ def render(result: StudyResult) -> str:
             runs=_runs_table(result.runs),
             csv_uri=downloads.csv_uri(result.runs),
             results_uri=downloads.results_uri(result),
-            figures_json=_embedded_json({figure.id: figure.data() for figure in drawn}),
-            style=_embedded("style.css"),
-            script=_embedded("script.js"),
-            vega=_vega() if drawn else "",
+            figures_json=embed.as_json({figure.id: figure.data() for figure in drawn}),
+            style=embed.template_text("style.css"),
+            script=embed.template_text("script.js"),
+            vega=embed.vega() if drawn else "",
         )
     )
-
-
-@functools.cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("batchnorm.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals["wording"] = wording
-    return environment
-
-
-@functools.cache
-def _vega() -> Markup:
-    """Bundle Vega, Vega-Lite and Vega-Embed as one script that fetches nothing."""
-    version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
-    bundle = vl_convert.javascript_bundle(vl_version=version)  # type: ignore[call-arg]
-    return Markup(bundle.replace("</script", "<\\/script"))
-
-
-def _embedded(name: str) -> Markup:
-    return Markup((files(__package__) / "templates" / name).read_text(encoding="utf-8"))
-
-
-def _embedded_json(value: object) -> Markup:
-    """Write JSON that cannot end the script element it stands in."""
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)
 
 
 def _counts(result: StudyResult) -> dict[str, str]:

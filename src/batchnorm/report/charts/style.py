@@ -65,6 +65,13 @@ def logarithmic(rows: Sequence[Row], title: str) -> alt.Y:
     return alt.Y("value:Q", scale=scale, title=title, axis=axis)
 
 
+def across(y: alt.Y, field: str = "value") -> alt.X:
+    """Lay an axis made by `logarithmic` on its side, for another column if need be."""
+    axis: Row = y.to_dict()  # type: ignore[assignment]
+    x: alt.X = alt.X.from_dict({**axis, "field": field})
+    return x
+
+
 def linear(field: str, title: str, **axis: Any) -> alt.Y:
     """Draw a quantity on an axis that need not start at zero."""
     scale = alt.Scale(zero=False, nice=True)

@@ -1,0 +1,6 @@
+"""Time batch normalization side by side with PyTorch's, oneDNN's and a plain copy."""
+
+from .plan import Plan, make_plan
+from .run import Progress, run
+
+__all__ = ["Plan", "Progress", "make_plan", "run"]
