@@ -6,11 +6,12 @@ READY := .venv/.ready
 OUT ?= results
 # The slow tests lie together: a process that is done takes over from the other.
 PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
+CONFIGURE := $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study report test test-quick pairs lint format env clean
+.PHONY: help setup native kernels sanitize study report test test-quick pairs lint format env clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -21,20 +22,35 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "batchnorm needs Python 3.11 or newer, found `$(PYTHON) --version`; try: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 3; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt hatchling editables
+	$(BIN)/pip install --quiet --constraint constraints.txt scikit-build-core cmake ninja
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[study,dev]'
+	@test -f build/native/build.ninja || \
+	  echo 'No C++ compiler: PyTorch kernels serve instead of ours. Install g++, then: make native' >&2
 	@touch $@
 
-study: $(READY) ## train with and without batch normalization on real data, and write the report
+native: $(READY) ## compile the C++ kernels, or fail; needs g++ or clang++
+	$(CONFIGURE) -B build/native -DBATCHNORM_IN_PLACE=ON
+	$(BIN)/cmake --build build/native
+
+# Whatever runs, runs the kernels of the sources at hand; where there is no compiler, none.
+kernels: $(READY)
+	@! test -f build/native/build.ninja || $(BIN)/cmake --build build/native -- --quiet
+
+sanitize: $(READY) ## run the C++ kernels on odd sizes, under the sanitizers
+	$(CONFIGURE) -B build/sanitize -DCMAKE_BUILD_TYPE=Debug -DBATCHNORM_TESTS=ON -DBATCHNORM_SANITIZE=address,undefined
+	$(BIN)/cmake --build build/sanitize
+	build/sanitize/batchnorm_cpu_test
+
+study: kernels ## train with and without batch normalization on real data, and write the report
 	$(BIN)/batchnorm study --out $(OUT)
 
 report: $(READY) ## draw the report of a finished study again
 	$(BIN)/batchnorm report $(OUT)
 
-test: $(READY) ## run the whole test suite
+test: kernels ## run the whole test suite
 	$(PYTEST)
 
-test-quick: $(READY) ## run the tests that take no more than a few seconds each
+test-quick: kernels ## run the tests that take no more than a few seconds each
 	$(PYTEST) -m 'not slow and not browser'
 
 pairs: $(READY) ## write docs/pairs.md: which features of the layer are tested together
@@ -49,9 +65,9 @@ format: $(READY) ## put the code into the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-env: $(READY) ## show versions, devices and kernels
+env: kernels ## show versions, devices and kernels
 	$(BIN)/batchnorm env
 
 clean: ## remove everything that was made here, studies excepted
-	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist src/batchnorm/_native .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +

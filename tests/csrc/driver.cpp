@@ -1,0 +1,177 @@
+// Runs the kernels of every instruction set on odd sizes, and compares with plain formulas in double.
+// Built with the sanitizers (`make sanitize`); its memory notices what these do not see of vector instructions.
+#include <csignal>
+#include <limits>
+#include <thread>
+
+#include "compare.h"
+#include "refusals.h"
+
+const test::Options *test::at_work = nullptr;
+int test::failures = 0;
+
+namespace {
+
+using namespace test;
+
+struct sigaction sanitizer;
+
+// Says what was computed, and leaves the rest of the report to the sanitizer.
+void on_fault(int) {
+  if (at_work != nullptr) describe("FAULT", *at_work);
+  std::fflush(stdout);
+  sigaction(SIGSEGV, &sanitizer, nullptr);
+}
+
+void report_faults() {
+  struct sigaction ours = {};
+  ours.sa_handler = on_fault;
+  sigaction(SIGSEGV, &ours, &sanitizer);
+}
+
+// Real threads, so that the sanitizers see what runs at once.
+int32_t parallel_for(int64_t begin, int64_t end, int64_t, batchnorm_body body, void *context) {
+  constexpr int64_t threads = 3;
+  std::vector<std::thread> pool;
+  for (int64_t t = 0; t < threads; ++t) {
+    const int64_t from = begin + (end - begin) * t / threads, to = begin + (end - begin) * (t + 1) / threads;
+    if (from < to) pool.emplace_back(body, from, to, context);
+  }
+  for (std::thread &thread : pool) thread.join();
+  return 0;
+}
+
+bool is_finite(const Options &o) { return o.constant || std::isfinite(o.last); }
+
+void compute(const Problem &p, int32_t threads) {
+  batchnorm_call call = p.call(threads, threads > 1 ? parallel_for : nullptr);
+  const int32_t expected = is_finite(p.options) ? BATCHNORM_OK : BATCHNORM_NOT_FINITE;
+  const int32_t code = p.options.constant ? batchnorm_evaluate(&call) : batchnorm_train(&call);
+  check(code == expected, "the code of a forward pass", p.options);
+  if (p.options.signs) call.residual = nullptr;
+  check(batchnorm_backward(&call) == BATCHNORM_OK, "the code of a backward pass", p.options);
+}
+
+void compare(const Problem &p, const Problem &before) {
+  for (int64_t c = 0; c < p.channels && p.count > 0; ++c) {
+    if (!is_finite(p.options) && c == p.channels - 1) {
+      check(std::isnan(p.y[p.at(c, 0)]), "y of what is not finite", p.options);
+      continue;
+    }
+    Channel channel{p, c};
+    if (!p.options.constant) channel.check_statistics();
+    if (p.options.running && is_finite(p.options)) channel.check_running(before.running_mean[c], before.running_var[c]);
+    channel.check_output();
+    channel.add_gradients();
+    if (p.options.vectors) channel.check_vectors();
+    channel.check_gradients();
+  }
+}
+
+void check_unchanged(const Problem &p, const Problem &before) {
+  const Options &o = p.options;
+  if (!o.running || !is_finite(o)) {
+    check(p.running_mean.memory() == before.running_mean.memory(), "running_mean moved", o);
+    check(p.running_var.memory() == before.running_var.memory(), "running_var moved", o);
+  }
+  check(o.input || p.grad_input.memory() == before.grad_input.memory(), "an unwanted gradient", o);
+  check(o.residual_grad || p.grad_residual.memory() == before.grad_residual.memory(), "an unwanted gradient", o);
+  check(o.low || p.low.memory() == before.low.memory(), "an unwanted low mean", o);
+}
+
+// What other threads, another place in memory, and the other functions give must be the same bit for bit.
+void check_same(const Problem &p, const Problem &other) {
+  const auto mine = p.outputs(), theirs = other.outputs();
+  for (size_t i = 0; i < mine.size(); ++i) {
+    check(mine[i]->is_intact() && theirs[i]->is_intact(), "written beyond the end", p.options);
+    check(*mine[i] == *theirs[i], "threads or addresses change the result", p.options);
+  }
+  batchnorm_call call = other.call(1, nullptr);
+  std::memset(other.y.data(), 0, static_cast<size_t>(other.y.memory().bytes()));
+  check(batchnorm_normalize(&call) == BATCHNORM_OK, "the code of normalize", p.options);
+  check(p.y.memory() == other.y.memory(), "normalize gives another result", p.options);
+  if (p.options.constant) return;
+  std::memset(other.var.data(), 0, static_cast<size_t>(other.var.memory().bytes()));
+  const int32_t code = batchnorm_stats(&call);
+  check(code == (is_finite(p.options) ? BATCHNORM_OK : BATCHNORM_NOT_FINITE), "the code of stats", p.options);
+  check(p.var.memory() == other.var.memory() && p.mean.memory() == other.mean.memory(), "stats differ", p.options);
+}
+
+void run(const Options &options) {
+  at_work = &options;
+  const Problem before(options, Guarded::Page::after);
+  const Problem p(options, Guarded::Page::after), other(options, Guarded::Page::before);
+  compute(p, 3);
+  compute(other, 1);
+  compare(p, before);
+  check_unchanged(p, before);
+  check_same(p, other);
+}
+
+// The small sizes see every option, and the large ones a few.
+void run_size(Size size, int32_t dtype) {
+  const int64_t all = size.outer * size.channels * size.inner;
+  const int step = all > 20000 ? 4 : 1;
+  for (int32_t activation = BATCHNORM_NONE; activation <= BATCHNORM_TANH; activation += step) {
+    const Options plain = {size, dtype, activation};
+    Options full = plain, bare = plain, moving = plain, constant = plain;
+    full.residual = bare.residual = constant.residual = true;
+    full.signs = moving.signs = is_two_straight_pieces(activation);
+    full.running = moving.running = size.outer * size.inner > 1;
+    bare.affine = bare.low = bare.input = moving.low = moving.residual_grad = moving.vectors = false;
+    constant.constant = true;
+    run(plain);
+    run(full);
+    if (all > 4000) continue;
+    for (const Options &options : {bare, moving, constant}) run(options);
+    constant.signs = full.signs, constant.affine = constant.input = false;
+    run(constant);
+  }
+}
+
+void run_values(int32_t dtype) {
+  const double infinity = std::numeric_limits<double>::infinity(), nan = std::numeric_limits<double>::quiet_NaN();
+  for (const Size size : {Size{33, 17, 1}, Size{3, 5, 49}, Size{5, 1, 300}, Size{300, 65, 1}}) {
+    for (const double mean : {0.0, 0.1, 300.0, -3e5}) {
+      for (const double deviation : {0.5, 0.0, 1e-30, 1e18}) {
+        Options options = {size, dtype, BATCHNORM_NONE};
+        options.mean = mean, options.deviation = deviation;
+        run(options);
+      }
+    }
+    for (const double last : {infinity, -infinity, nan, 1e18}) {
+      Options options = {size, dtype, BATCHNORM_RELU};
+      options.residual = options.running = true, options.last = last;
+      run(options);
+    }
+  }
+}
+
+void run_all() {
+  const Size sizes[] = {{2, 1, 1},    {1, 3, 1},     {7, 1, 33},   {3, 65, 1},  {64, 100, 1}, {5, 3, 2},     {4, 6, 15},
+                        {33, 17, 1},  {3, 5, 16},    {3, 5, 17},   {9, 13, 49}, {2, 7, 196},  {1, 3, 5000},  {2, 4, 127},
+                        {6, 4, 128},  {65, 3, 31},   {4, 16, 4},   {0, 4, 9},   {4, 0, 9},    {4, 9, 0},     {1, 2, 70001},
+                        {300, 64, 1}, {2050, 16, 1}, {2, 1, 40000}, {40, 128, 7}, {513, 130, 1}, {700, 3, 49}};
+  for (const int32_t dtype : {BATCHNORM_FLOAT, BATCHNORM_BFLOAT16}) {
+    for (const Size size : sizes) run_size(size, dtype);
+    run_values(dtype);
+  }
+}
+
+}  // namespace
+
+int main() {
+  report_faults();
+  for (const char *instructions : {"portable", "avx2", "avx512"}) {
+    if (batchnorm_restrict(instructions) != BATCHNORM_OK) continue;
+    for (const auto function : {batchnorm_stats, batchnorm_train, batchnorm_evaluate, batchnorm_normalize, batchnorm_backward}) {
+      refuses_everywhere(function);
+    }
+    refuses_pointers();
+    counts_beyond_32_bits();
+    tells_of_failure();
+    run_all();
+    std::printf("%s: %d failures so far\n", instructions, failures);
+  }
+  return failures == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
