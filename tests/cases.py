@@ -1,8 +1,10 @@
 """Problems as data, and the tolerance every implementation is held to."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -31,16 +33,28 @@ TORCH_ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.nn.Sigmoid(),
     "tanh": torch.nn.Tanh(),
 }
-ROUTES = ("torch-autograd", "function-aten", "function-composite")
-ALL_ROUTES = (*ROUTES, "autograd-composite")
+ROUTES = ("kernels", "torch-autograd", "function-aten")
+ALL_ROUTES = (*ROUTES, "function-composite", "autograd-composite")
 
 
 def take_route(monkeypatch, route: str) -> None:
-    """Make functional.batch_norm compute the way it does for small, large and foreign tensors."""
+    """Make functional.batch_norm compute the way it does where a kernel of ours serves, and for
+    small, large and foreign tensors where none does."""
+    if route == "kernels":
+        need_library()
+        return
+    monkeypatch.setattr(ops.native, "_library", None)
     if route.startswith("function"):
         monkeypatch.setattr(ops.normalize, "SMALL", 0)
     if route.endswith("composite"):
         monkeypatch.setattr(ops.dispatch, "kernels", lambda x: ops.composite)
+
+
+def need_library() -> None:
+    """Skip a test of the C++ kernels where there are none; fail where they must be."""
+    if ops.native.library() is None:
+        assert "BATCHNORM_REQUIRE_NATIVE" not in os.environ, ops.native.reason()
+        pytest.skip(f"no CPU kernels: {ops.native.reason()}")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from . import compose
 from .errors import StatisticsError
 from .moments import Estimate
 from .ops import activation as activations
-from .ops.normalize import Affine
+from .ops.affine import Affine
 
 
 def batch_norm(

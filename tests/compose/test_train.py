@@ -6,7 +6,7 @@ import torch
 from batchnorm import compose, reference, shapes
 from batchnorm.functional import batch_norm
 from batchnorm.moments import Estimate
-from batchnorm.ops.normalize import Affine
+from batchnorm.ops.affine import Affine
 from cases import DTYPES, ROUTES, take_route
 
 EPS, NAN, INF = 1e-3, float("nan"), float("inf")

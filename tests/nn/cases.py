@@ -45,6 +45,14 @@ def assert_same_state(layer, expected):
         assert torch.equal(found[name], buffer), name
 
 
+def assert_same_but_rounding(layer, expected):
+    """A kernel that moves the running statistics rounds once, operations of torch twice."""
+    found = state(layer)
+    assert found.keys() == expected.keys()
+    for name, buffer in expected.items():
+        torch.testing.assert_close(found[name], buffer, rtol=2**-22, atol=0, msg=name)
+
+
 def moved(mean, var, momentum=0.1):
     """Running mean and variance that were `BEFORE`, after one batch."""
     return tuple(

@@ -10,6 +10,7 @@ from batchnorm.errors import OptionError, StatisticsError
 from .cases import (
     CLASSES,
     assert_running,
+    assert_same_but_rounding,
     assert_same_state,
     each_class,
     known,
@@ -179,7 +180,7 @@ def test_in_the_warm_up_it_is_batch_normalization(cls):
     for seed in range(2):  # batches 5 and 6
         x = random(CLASSES[cls], seed=seed)
         torch.testing.assert_close(layer(x), plain(x))
-    assert_same_state(layer, state(plain))
+    assert_same_but_rounding(layer, state(plain))
     assert not torch.allclose(layer(x), plain(x), atol=1e-5)
 
 
@@ -187,7 +188,7 @@ def test_running_statistics_are_those_of_the_batch_as_without():
     layer, plain = known(renorm=NO_LIMITS), known()
     for seed in range(3):
         layer(random((6, 3), seed=seed)), plain(random((6, 3), seed=seed))
-    assert_same_state(layer, state(plain))
+    assert_same_but_rounding(layer, state(plain))
 
 
 RAMP = Renorm(3.0, 5.0, warmup_steps=2, ramp_steps=(6, 4))

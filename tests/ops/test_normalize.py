@@ -5,7 +5,8 @@ import torch
 
 from batchnorm import ops
 from batchnorm.ops.activation import ACTIVATIONS
-from batchnorm.ops.normalize import SMALL, Affine, by_batch, by_constants, by_shares
+from batchnorm.ops.affine import Affine, finish
+from batchnorm.ops.normalize import SMALL, by_batch, by_constants, by_shares
 from cases import ALL_ROUTES, take_route
 
 CHANNELS = 3
@@ -40,7 +41,8 @@ each_phase = pytest.mark.parametrize("phase", ["batch", "shares", "constants"])
 
 @each_phase
 @pytest.mark.parametrize("more", [0, 1])
-def test_our_function_is_for_large_tensors(phase, more):
+def test_our_function_is_for_large_tensors_without_a_kernel(phase, more, monkeypatch):
+    take_route(monkeypatch, "torch-autograd")
     x = torch.randn(SMALL // CHANNELS + more, CHANNELS, requires_grad=True)
     assert function_used(call(phase, x, Affine())) is bool(more)
 
@@ -77,10 +79,10 @@ def test_the_statistics_that_are_returned_are_constants(route, monkeypatch):
 def test_finish_adds_the_residual_before_the_activation_and_rounds_last():
     z = torch.tensor([1.00390625, -3.0])
     after = Affine(residual=torch.tensor([0.00390625, 1.0]), act=ACTIVATIONS["relu"])
-    y = ops.normalize.finish(z, after, torch.bfloat16)
+    y = finish(z, after, torch.bfloat16)
     assert y.dtype is torch.bfloat16
     assert y.tolist() == [1.0078125, 0.0]
-    assert ops.normalize.finish(z, Affine(), torch.float32) is z
+    assert finish(z, Affine(), torch.float32) is z
 
 
 def test_kernels_are_named_for_the_command_line():

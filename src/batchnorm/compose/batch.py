@@ -8,8 +8,8 @@ from torch import Tensor
 from .. import checks, shapes
 from ..errors import OptionError
 from ..moments import statistics_dtype
+from ..ops.affine import Affine
 from ..ops.layout import keep_format
-from ..ops.normalize import Affine
 from ..weights import of_positions
 from .options import Pair
 

@@ -7,7 +7,7 @@ from .. import checks
 from ..errors import StatisticsError
 from ..moments import statistics_dtype
 from ..ops import normalize
-from ..ops.normalize import Affine
+from ..ops.affine import Affine, finish
 from .batch import Batch, check, zeroed
 from .options import Pair
 
@@ -43,4 +43,4 @@ def _exported(x: Tensor, statistics: Pair, after: Affine, eps: float) -> Tensor:
         t if t is None or t.dtype is dtype else t.to(dtype) for t in (after.weight, after.bias)
     )
     z = F.batch_norm(x, *statistics, weight, bias, eps=eps)
-    return normalize.finish(z, after, x.dtype)
+    return finish(z, after, x.dtype)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .. import checks
 from ..errors import StatisticsError
-from ..ops.normalize import Affine
+from ..ops.affine import Affine
 
 Pair = tuple[Tensor, Tensor]
 """A mean and a variance."""

@@ -10,7 +10,7 @@ from ..checks import can_read, shape_text
 from ..errors import StatisticsError
 from ..moments import Estimate, Moments, mean_and_var, statistics_dtype
 from ..ops import normalize
-from ..ops.normalize import Affine
+from ..ops.affine import Affine
 from ..weights import weigh
 from .batch import Batch, check, zeroed
 from .evaluate import by_constants

@@ -8,7 +8,8 @@ from torch import Tensor
 from .. import checks, compose, shapes
 from ..errors import BatchNormError, OptionError, ShapeError
 from ..ops import activation as activations
-from ..ops.normalize import Affine
+from ..ops import cpu, dispatch, fused
+from ..ops.affine import Affine
 from .names import label
 from .recomputation import Memory
 from .renorm import Renorm
@@ -167,6 +168,10 @@ class BatchNorm(Running):
             DtypeError: A tensor holds the wrong kind of values.
         """
         try:
+            if self.training and mask is None and sample_weight is None:
+                output = self._at_once(input, residual)
+                if output is not None:
+                    return output
             return self._normalize(input, residual, mask, sample_weight)
         except BatchNormError as error:
             if torch.compiler.is_compiling():
@@ -195,6 +200,43 @@ class BatchNorm(Running):
         if running is not None and self.track_running_stats:
             self.learn(batch)
         return output
+
+    def _at_once(self, input: Tensor, residual: Tensor | None) -> Tensor | None:
+        """Do a plain training step in one call of a kernel, which moves the running statistics.
+
+        None where there is more to it: nothing has changed then, and `_normalize` does it all.
+        """
+        if self.virtual_batch_size is not None or self.renorm is not None:
+            return None
+        if not dispatch.fused(input, residual) or not self._fits(input, residual):
+            return None
+        running, momentum = self.movable(), self.momentum
+        if type(momentum) is not float or not 0 <= momentum <= 1:
+            return None
+        if running is None or not cpu.can_move(running, self.num_features):
+            return None
+        step = fused.Step(self.eps, running, momentum)
+        act = activations.get(self.activation)
+        output = fused.run(input, Affine(self.weight, self.bias, residual, act), step)
+        if not step.finite:
+            return None
+        self.count_moved(running)
+        return output
+
+    def _fits(self, input: Tensor, residual: Tensor | None) -> bool:
+        """Say whether the checks of `_normalize` would find nothing."""
+        ndims, features = self._ndims, self.num_features
+        one_each = None, (features,)
+        return (
+            self.eps > 0
+            and self.degenerate in checks.DEGENERATE
+            and getattr(self.weight, "shape", None) in one_each
+            and getattr(self.bias, "shape", None) in one_each
+            and (input.dim() in ndims if ndims else input.dim() >= 2)
+            and input.shape[1] == features
+            and input.numel() > features
+            and (residual is None or residual.shape == input.shape)
+        )
 
     def _options(self, running: compose.Pair | None) -> compose.Options:
         limits = None

@@ -16,11 +16,10 @@ from torch import Tensor
 from .. import checks
 from ..compose import Correct, Pair
 from ..errors import StatisticsError
+from ..ops.library import define
 
 REMEMBERED = 64
 """Corrections a layer keeps; a few vectors (C,) each."""
-
-_library = torch.library.Library("batchnorm", "DEF")  # type: ignore[no-untyped-call]
 
 
 def is_recomputation() -> bool:
@@ -156,20 +155,15 @@ def _remember(mean: Tensor, var: Tensor, r: Tensor, d: Tensor, memory: int) -> P
     return r.clone(), d.clone()
 
 
-def _define(signature: str, implementation: object, fake: object) -> None:
-    name = signature.partition("(")[0]
-    _library.define(signature, tags=torch.Tag.pt2_compliant_tag)  # type: ignore[no-untyped-call]
-    _library.impl(name, implementation, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
-    torch.library.register_fake(f"batchnorm::{name}", fake, lib=_library)  # type: ignore[arg-type]
-
-
-_define(
+define(
     "is_recomputation(Tensor like) -> Tensor",
     _is_recomputation,
     lambda like: like.new_empty((), dtype=torch.bool),
+    "CompositeExplicitAutograd",
 )
-_define(
+define(
     "remember(Tensor mean, Tensor var, Tensor r, Tensor d, int memory) -> (Tensor, Tensor)",
     _remember,
     lambda mean, var, r, d, memory: (torch.empty_like(r), torch.empty_like(d)),
+    "CompositeExplicitAutograd",
 )

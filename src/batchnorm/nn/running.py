@@ -95,6 +95,20 @@ class Running(_BatchNorm):
         mean, var = buffers["running_mean"], buffers["running_var"]
         return None if mean is None or var is None else (mean, var)
 
+    def movable(self) -> tuple[Tensor, Tensor] | None:
+        """Give the running statistics if a finite batch simply moves them; None otherwise."""
+        if self.paused or self.pools or not self.track_running_stats or is_recomputation():
+            return None
+        return self.running_stats()
+
+    def count_moved(self, running: tuple[Tensor, Tensor]) -> None:
+        """Do what is left to do where a kernel has moved the running statistics."""
+        if not running[0].is_inference():
+            torch.autograd.graph.increment_version(running)
+        tracked = self._buffers["num_batches_tracked"]
+        if tracked is not None:
+            tracked.add_(1)
+
     def _write(self, batch: Estimate, skip: Tensor | None, counted: int | Tensor) -> None:
         running, tracked = self.running_stats(), self._buffers["num_batches_tracked"]
         if running is None:

@@ -43,7 +43,18 @@ Virtual batches need no kernel of their own: their chunks are folded into channe
 `normalize` makes of the phases what `functional` is composed of.
 """
 
-from . import aten, composite, dispatch, normalize
+from . import aten, composite, cpu, dispatch, fused, library, native, normalize
 from .dispatch import describe, kernels
 
-__all__ = ["aten", "composite", "describe", "dispatch", "kernels", "normalize"]
+__all__ = [
+    "aten",
+    "composite",
+    "cpu",
+    "describe",
+    "dispatch",
+    "fused",
+    "kernels",
+    "library",
+    "native",
+    "normalize",
+]

@@ -15,6 +15,7 @@ _aten = torch.ops.aten
 class Activation(NamedTuple):
     """An elementwise function with its derivative, in terms of its output where that is enough."""
 
+    name: str
     forward: Callable[[Tensor], Tensor]
     backward: Callable[[Tensor, Tensor], Tensor]
     """(grad_output, output or input) -> grad_input, differentiable."""
@@ -31,23 +32,31 @@ def _silu_backward(grad_output: Tensor, z: Tensor) -> Tensor:
 
 
 ACTIVATIONS = {
-    "relu": Activation(torch.relu, lambda g, y: _aten.threshold_backward.default(g, y, 0), True),
-    "leaky_relu": Activation(
-        # The slope is positive, so the output has the sign of the input.
-        F.leaky_relu,
-        lambda g, y: _aten.leaky_relu_backward.default(g, y, 0.01, False),
-        True,
-    ),
-    "elu": Activation(
-        F.elu, lambda g, y: _aten.elu_backward.default(g, 1.0, 1.0, 1.0, True, y), True
-    ),
-    "silu": Activation(F.silu, _silu_backward, False),
-    "gelu": Activation(F.gelu, lambda g, z: _aten.gelu_backward.default(g, z), False),
-    "hardswish": Activation(
-        F.hardswish, lambda g, z: _aten.hardswish_backward.default(g, z), False
-    ),
-    "sigmoid": Activation(torch.sigmoid, lambda g, y: _aten.sigmoid_backward.default(g, y), True),
-    "tanh": Activation(torch.tanh, lambda g, y: _aten.tanh_backward.default(g, y), True),
+    act.name: act
+    for act in (
+        Activation(
+            "relu", torch.relu, lambda g, y: _aten.threshold_backward.default(g, y, 0), True
+        ),
+        Activation(
+            # The slope is positive, so the output has the sign of the input.
+            "leaky_relu",
+            F.leaky_relu,
+            lambda g, y: _aten.leaky_relu_backward.default(g, y, 0.01, False),
+            True,
+        ),
+        Activation(
+            "elu", F.elu, lambda g, y: _aten.elu_backward.default(g, 1.0, 1.0, 1.0, True, y), True
+        ),
+        Activation("silu", F.silu, _silu_backward, False),
+        Activation("gelu", F.gelu, lambda g, z: _aten.gelu_backward.default(g, z), False),
+        Activation(
+            "hardswish", F.hardswish, lambda g, z: _aten.hardswish_backward.default(g, z), False
+        ),
+        Activation(
+            "sigmoid", torch.sigmoid, lambda g, y: _aten.sigmoid_backward.default(g, y), True
+        ),
+        Activation("tanh", torch.tanh, lambda g, y: _aten.tanh_backward.default(g, y), True),
+    )
 }
 """Name -> activation, with the defaults of torch.nn: leaky slope 0.01, ELU alpha 1, exact GELU."""
 

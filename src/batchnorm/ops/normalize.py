@@ -6,31 +6,26 @@ autograd; large ones through one autograd Function, which keeps the input and ve
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import shapes
-from . import composite, dispatch
+from . import composite, cpu, dispatch, fused, library
 from .activation import Activation
+from .affine import Affine, finish
 
 SMALL = 2**16
 """Up to so many values, PyTorch's own autograd is used: a Function of ours costs more than the
 memory it saves is worth (64×64, one thread, forward and backward: 100 µs against 70 µs)."""
 
 
-class Affine(NamedTuple):
-    """What follows the normalization."""
-
-    weight: Tensor | None = None
-    bias: Tensor | None = None
-    residual: Tensor | None = None
-    act: Activation | None = None
-
-
 def stats(x: Tensor) -> tuple[Tensor, Tensor]:
     """Compute mean and variance (correction 0) of every channel; not differentiable."""
+    if dispatch.fused(x):
+        vectors, _ = cpu.stats(cpu.readable(x.detach()))
+        return vectors[cpu.MEAN], vectors[cpu.VAR]
     # Of PyTorch's kernel, compilers do not know what it returns for a size that is not fixed.
     kernels = composite if torch.compiler.is_compiling() else dispatch.kernels(x)
     mean, var = kernels.stats(x.detach())
@@ -40,6 +35,13 @@ def stats(x: Tensor) -> tuple[Tensor, Tensor]:
 def by_batch(x: Tensor, after: Affine, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Normalize by the statistics of x; return its mean and variance (correction 1) as well."""
     weight, bias, residual, act = after
+    if dispatch.fused(x, residual):
+        step = fused.Step(eps)
+        y = fused.run(x, after, step)
+        return y, *_unbiased(step.vectors, x)
+    if dispatch.compiled(x, residual):
+        y, vectors = library.train(x, after, eps)
+        return y, *_unbiased(vectors, x)
     if _by_autograd(x):
         z, mean, var, _ = dispatch.kernels(x).standardize(x, weight, bias, eps)
         if mean.requires_grad or dispatch.in_transform():
@@ -47,6 +49,11 @@ def by_batch(x: Tensor, after: Affine, eps: float) -> tuple[Tensor, Tensor, Tens
         return finish(z, after, x.dtype), mean, var
     y, mean, var = _apply(x, weight, bias, residual, None, None, None, None, act, eps)
     return y, mean, var
+
+
+def _unbiased(vectors: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    count = shapes.count_per_channel(x.shape)
+    return vectors[cpu.MEAN], vectors[cpu.VAR] * (count / (count - 1))
 
 
 def by_shares(
@@ -84,6 +91,10 @@ def by_shares(
 def by_constants(x: Tensor, mean: Tensor, var: Tensor, after: Affine, eps: float) -> Tensor:
     """Normalize by statistics that do not depend on x, in their dtype."""
     weight, bias, residual, act = after
+    if mean.dtype is torch.float32 and dispatch.fused(x, residual):
+        return fused.run(x, after, fused.Step(eps, (mean, var), constant=True))
+    if mean.dtype is torch.float32 and dispatch.compiled(x, residual):
+        return library.evaluate(x, after, eps, (mean, var))
     if _by_autograd(x):
         z = composite.normalize(x, mean, (var + eps).rsqrt(), weight, bias)
         return finish(z, after, x.dtype)
@@ -95,14 +106,6 @@ def by_constants(x: Tensor, mean: Tensor, var: Tensor, after: Affine, eps: float
 def _by_autograd(x: Tensor) -> bool:
     # A compiler decides itself what to keep, and a size must not become a condition of its graph.
     return torch.compiler.is_compiling() or x.numel() <= SMALL or dispatch.in_transform()
-
-
-def finish(z: Tensor, after: Affine, dtype: torch.dtype) -> Tensor:
-    """Add the residual, apply the activation, convert."""
-    y = z if after.residual is None else z + after.residual
-    if after.act is not None:
-        y = after.act.forward(y)
-    return y if y.dtype is dtype else y.to(dtype)
 
 
 class _Normalize(torch.autograd.Function):

@@ -123,25 +123,25 @@ def _is_whole(output: Tensor) -> bool:
 class Plain:
     """A tensor that is saved, and the check for changes that autograd leaves to its hooks."""
 
-    __slots__ = ("_tensor", "_version")
+    __slots__ = ("_version", "tensor")
 
     def __init__(self, tensor: Tensor) -> None:
         # With its history, the output of an operation would keep that operation alive for ever.
-        self._tensor = tensor if tensor.is_leaf else tensor.detach()
+        self.tensor = tensor if tensor.is_leaf else tensor.detach()
         self._version = tensor._version
 
     def is_current(self) -> bool:
         """Say whether nobody has changed it."""
-        return self._tensor._version == self._version
+        return self.tensor._version == self._version
 
     def value(self, made: "dict[Recipe, Tensor]") -> Tensor:
         """Give the tensor, or raise what autograd raises if it was changed."""
         if self.is_current():
-            return self._tensor
+            return self.tensor
         raise RuntimeError(
             f"one of the variables needed for gradient computation has been modified by an inplace "
-            f"operation: [{self._tensor.type()} {list(self._tensor.shape)}] is at version "
-            f"{self._tensor._version}; expected version {self._version} instead. It was saved "
+            f"operation: [{self.tensor.type()} {list(self.tensor.shape)}] is at version "
+            f"{self.tensor._version}; expected version {self._version} instead. It was saved "
             f"inside batchnorm.recompute(), where the input and the residual of a layer are "
             f"needed to compute its output once more"
         )
@@ -186,8 +186,8 @@ class Recipe:
             recipe.uses += 1
         self.awaited: WeakSet[Part] = WeakSet()
         """What autograd has saved."""
-        self._origins: dict[Plain, None] = dict.fromkeys(
-            [*plain, *(o for recipe in recipes for o in recipe._origins)]
+        self.origins: dict[Plain, None] = dict.fromkeys(
+            [*plain, *(o for recipe in recipes for o in recipe.origins)]
         )
         self._sources, self._make = sources, make
         self._layout = output.shape, output.stride()
@@ -195,7 +195,7 @@ class Recipe:
 
     def is_current(self) -> bool:
         """Say whether nothing it is made of has changed."""
-        return all(origin.is_current() for origin in self._origins)
+        return all(origin.is_current() for origin in self.origins)
 
     def value(self, made: "dict[Recipe, Tensor]") -> Tensor:
         """Give the output.

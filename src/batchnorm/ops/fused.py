@@ -1,0 +1,179 @@
+"""Normalization with all that follows as one differentiable step by the CPU kernels.
+
+It keeps for the backward pass the input and vectors (C,), and, where there is a residual, one bit
+per value, or, where a bit is not enough to know the slope of the activation, the residual.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import composite, cpu, recompute
+from .affine import Affine
+from .cpu import INVSTD, MEAN, Pair, Sizes
+
+
+class Step:
+    """How a forward is to be done, and what it has found.
+
+    Args:
+        eps: Added to the variance.
+        running: Where `constant`, the mean and variance to normalize by; otherwise those to move,
+            or None. Vectors (C,) in float32.
+        momentum: Weight of the new value.
+        constant: Whether the statistics do not depend on the input.
+    """
+
+    __slots__ = ("constant", "eps", "finite", "momentum", "running", "vectors")
+
+    vectors: Tensor
+    """As in `cpu.Output`, once the forward has run; `finite` likewise."""
+    finite: bool
+
+    def __init__(
+        self,
+        eps: float,
+        running: Pair | None = None,
+        momentum: float = 0.0,
+        constant: bool = False,
+    ) -> None:
+        self.eps, self.running = eps, running
+        self.momentum, self.constant = momentum, constant
+
+    def forward(
+        self, x: Tensor, after: Affine, at: Sizes, signs: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Compute the output, and the signs if they are asked for, of what is prepared."""
+        if self.constant:
+            assert self.running is not None
+            out = cpu.evaluate(x, after, self.eps, self.running, signs, at)
+        else:
+            out = cpu.train(x, after, self.eps, signs, self.running, self.momentum, at)
+        self.vectors, self.finite = out.vectors, out.finite
+        return out.y, out.signs
+
+
+def run(x: Tensor, after: Affine, step: Step) -> Tensor:
+    """Normalize a tensor that the kernels serve; `step` then has the statistics."""
+    weight, bias, residual, act = after
+    x = cpu.readable(x)
+    if not torch.is_grad_enabled() or not (
+        x.requires_grad
+        or (weight is not None and weight.requires_grad)
+        or (bias is not None and bias.requires_grad)
+        or (residual is not None and residual.requires_grad)
+    ):
+        at, after = cpu.prepare(x, after)
+        return step.forward(x, after, at, False)[0]
+    y: Tensor = _apply(x, weight, bias, residual, act, step)
+    if recompute.is_active():
+        _offer(y, x, after, step.vectors)
+    return y
+
+
+def _offer(y: Tensor, x: Tensor, after: Affine, vectors: Tensor) -> None:
+    # Clones: a training step may change them before the backward pass needs them.
+    weight, bias = (t if t is None else t.detach().clone() for t in after[:2])
+
+    def make(x: Tensor, residual: Tensor | None) -> Tensor:
+        return cpu.normalize(x, vectors, Affine(weight, bias, residual, after.act))
+
+    recompute.offer(y, (x, after.residual), make)
+
+
+class _Fused(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        act: Any,
+        step: Step,
+    ) -> Tensor:
+        has_slope = residual is not None and act is not None
+        signed = has_slope and act.name in cpu.SIGNED
+        after = Affine(weight, bias, residual, act)
+        at, prepared = cpu.prepare(x, after)
+        y, signs = step.forward(x, prepared, at, signed)
+        kept = residual if has_slope and not signed else None
+        ctx.save_for_backward(x, weight, bias, kept, step.vectors, signs)
+        ctx.act, ctx.eps, ctx.constant = act, step.eps, step.constant
+        ctx.at = at if prepared is after else None
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad_y,) = grads
+        x, weight, bias, residual, vectors, signs = ctx.saved_tensors
+        after = Affine(weight, bias, residual, ctx.act)
+        needs = ctx.needs_input_grad[:4]
+        if torch.is_grad_enabled():  # create_graph
+            grad = _differentiable(grad_y, x, after, vectors, signs, needs, ctx)
+        else:
+            grad = cpu.backward(grad_y, x, vectors, after, signs, needs, ctx.constant, ctx.at)
+        return (
+            grad[0],
+            _as(grad[1], weight),
+            _as(grad[2], bias),
+            grad[3],
+            None,
+            None,
+        )
+
+
+# What is called on the way there looks for function transforms; `dispatch.fused` has seen to that.
+_apply: Callable[..., Any] = super(torch.autograd.Function, _Fused).apply
+
+
+def _as(grad: Tensor | None, vector: Tensor | None) -> Tensor | None:
+    if grad is None or vector is None or grad.dtype is vector.dtype:
+        return grad
+    return grad.to(vector.dtype)
+
+
+def _differentiable(
+    grad_y: Tensor,
+    x: Tensor,
+    after: Affine,
+    vectors: Tensor,
+    signs: Tensor | None,
+    needs: tuple[bool, bool, bool, bool],
+    ctx: Any,
+) -> tuple[Tensor | None, ...]:
+    """Compute the gradients by operations that can be differentiated again."""
+    if ctx.constant:
+        mean, invstd = vectors[MEAN], vectors[INVSTD]
+    else:
+        _, mean, _, invstd = composite.standardize(x, None, None, ctx.eps)
+    grad_z = _before(grad_y, x, after, vectors, signs, (mean, invstd))
+    backward = composite.backward_constant if ctx.constant else composite.backward
+    grads = backward(grad_z, x, mean, invstd, after.weight, needs[:3])
+    return *grads, grad_z.to(x.dtype) if needs[3] else None
+
+
+def _before(
+    grad_y: Tensor,
+    x: Tensor,
+    after: Affine,
+    vectors: Tensor,
+    signs: Tensor | None,
+    by: Pair,
+) -> Tensor:
+    """The gradient before the activation, in the dtype of the statistics."""
+    grad_y = grad_y.to(vectors.dtype)
+    act = after.act
+    if act is None:
+        return grad_y
+    if signs is not None:  # the slope is a constant, which the kernel gives for a gradient of 1
+        needs = (False, False, False, True)
+        ones = torch.ones_like(x)
+        slope = cpu.backward(ones, x.detach(), vectors, after, signs, needs, True)[3]
+        assert slope is not None
+        return grad_y * slope
+    z = composite.normalize(x, *by, after.weight, after.bias)
+    z = z if after.residual is None else z + after.residual
+    return act.backward(grad_y, act.forward(z) if act.from_output else z)
