@@ -197,3 +197,15 @@ def test_a_result_that_is_not_finite_is_kept_and_said(monkeypatch):
     assert math.isnan(rows["forward"].error)
     assert rows["backward"].error < 1e-5
     assert math.isnan(rows["both"].error)
+
+
+def test_stopped_before_the_first_cell_an_earlier_file_stays_as_it_was(tmp_path):
+    file = tmp_path / "bench.json"
+    file.write_text("before")
+
+    def stop(progress):
+        raise KeyboardInterrupt
+
+    result = run(make_plan(**TINY), file, on_progress=stop)
+    assert (result.partial, result.timings, result.means) == (True, (), ())
+    assert file.read_text() == "before"

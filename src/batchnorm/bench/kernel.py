@@ -39,7 +39,7 @@ def step(problem: Problem) -> Step:
     grad_weight, grad_bias = torch.empty(2, at[1]).unbind()
     grad_residual = torch.empty_like(x) if operation.residual else None
     made = torch.empty_like(x), grad_residual, grad_weight, grad_bias
-    call = cpu.packed(x, at, vectors, after, signs, gradients=(problem.grad, *made))
+    call = cpu.packed(x, at, vectors, after, signs, grads=(problem.grad, *made))
     results = [t for t in (made[0], grad_weight, grad_bias, grad_residual) if t is not None]
     backward = partial(_run, library.backward, call, results, alive)
     return Step(forward, lambda output: backward())

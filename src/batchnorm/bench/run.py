@@ -37,7 +37,7 @@ def run(
 
     Args:
         plan: What to measure, from `make_plan`.
-        out: File for the result, written anew after every cell; None: none.
+        out: File for the result, written anew after every cell; not touched before. None: none.
         on_progress: Called before the first cell and after every one.
 
     Returns:
@@ -48,25 +48,26 @@ def run(
     found: list[Timing] = []
     with _threads(plan.threads):
         about, others = machine.facts(), machine.Others()
-        partial = True
 
-        def result() -> BenchResult:
-            seconds = time.monotonic() - start
-            return _result(plan, about, found, partial, seconds, others.share())
+        def save() -> BenchResult:
+            seconds, is_partial = time.monotonic() - start, done < len(cases)
+            result = _result(plan, about, found, is_partial, seconds, others.share())
+            if out is not None and found:
+                write_text(out, to_json(result))
+            return result
 
+        done = 0
         try:
             on_progress(Progress(len(cases), 0, None, ()))
-            for done, case in enumerate(cases, 1):
+            for case in cases:
                 cell = measure(case, plan.seconds, plan.compile)
                 found += cell
-                partial = done < len(cases)
-                if out is not None:
-                    write_text(out, to_json(result()))
+                done += 1
+                result = save()
                 on_progress(Progress(len(cases), done, case, tuple(cell)))
         except KeyboardInterrupt:
-            if out is not None:
-                write_text(out, to_json(result()))
-    return result()
+            result = save()
+    return result
 
 
 @contextmanager

@@ -128,7 +128,10 @@ def command(
     for option, file in (("--out", out), ("--html", html)):
         _check_file(option, file)
     result = _measure(plan, out)
-    _show(result, out, html, as_json=json)
+    if result.timings:
+        _show(result, out, html, as_json=json)
+    else:
+        Console(stderr=True).print("stopped before the first cell was measured; nothing is saved")
     if result.partial:
         raise typer.Exit(STOPPED)
 
