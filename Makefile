@@ -11,7 +11,7 @@ CONFIGURE := $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/n
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup native kernels sanitize study report test test-quick pairs lint format env clean
+.PHONY: help setup native kernels sanitize study bench report test test-quick pairs performance lint format env clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -43,6 +43,13 @@ sanitize: $(READY) ## run the C++ kernels on odd sizes, under the sanitizers
 
 study: kernels ## train with and without batch normalization on real data, and write the report
 	$(BIN)/batchnorm study --out $(OUT)
+
+bench: kernels ## time everyone, save the rows in benchmarks/results/NAME.json, and document them
+	$(BIN)/batchnorm bench --out benchmarks/results/$(or $(NAME),float32).json $(ARGS)
+	$(BIN)/python benchmarks/document.py
+
+performance: $(READY) ## write docs/performance.md from the saved rows of the benchmarks
+	$(BIN)/python benchmarks/document.py
 
 report: $(READY) ## draw the report of a finished study again
 	$(BIN)/batchnorm report $(OUT)

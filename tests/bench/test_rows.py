@@ -52,7 +52,7 @@ def test_phases_have_their_own_floor_and_eager():
     assert of(rows, "ours", "forward").over_eager == pytest.approx(3.0)
     assert of(rows, "ours", "forward").over_floor == pytest.approx(2.0)
     assert of(rows, "ours", "backward").over_eager == pytest.approx(1.5)
-    assert of(rows, "ours", "backward").over_floor == pytest.approx(8 / 3)
+    assert of(rows, "ours", "backward").over_floor == pytest.approx(8 / 3, rel=1e-5)
     assert of(rows, "eager", "backward").over_eager == 1.0
 
 

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from batchnorm.report.charts import figures
+from batchnorm.report.charts import figures, style
 from batchnorm.report.charts.figure import MAX_ROWS
 
 from . import sample
@@ -102,3 +102,19 @@ def test_data_for_the_script_writes_each_word_once(drawn):
     column = drawn["drift"].data()["columns"]["arm"]
     assert column["words"] == ["without BN", "with BN"]
     assert len(column["at"]) == len(drawn["drift"].rows)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ((1.0, 1e4), "format(datum.value, ',~g')"),
+        ((1e-9, 1e-2), style._POWER),
+        ((1e-7, 1e-6), "replace(format(datum.value, '.0e'), '−', '-')"),
+    ],
+    ids=["plain", "powers", "parts of powers"],
+)
+def test_labels_of_a_logarithmic_axis_say_its_ticks(values, expected):
+    axis = style.logarithmic([{"value": value} for value in values], "error").to_dict()["axis"]
+    assert axis["labelExpr"] == expected
+    is_power = [f"{tick:e}".startswith("1.000000e") for tick in axis["values"]]
+    assert all(is_power) or expected != style._POWER

@@ -107,16 +107,21 @@ def _measured(
     is_copy = variant == COPY
     return Timing(
         **_common(case, phase, variant),
-        ms=1e3 * seconds.median,
-        low_ms=1e3 * seconds.low,
-        high_ms=1e3 * seconds.high,
+        ms=_short(1e3 * seconds.median),
+        low_ms=_short(1e3 * seconds.low),
+        high_ms=_short(1e3 * seconds.high),
         repetitions=seconds.calls,
-        floor_ms=None if is_copy else 1e3 * floor,
-        over_floor=None if is_copy else seconds.median / floor,
-        over_eager=None if eager is None else eager.median / seconds.median,
-        error=error,
+        floor_ms=None if is_copy else _short(1e3 * floor),
+        over_floor=None if is_copy else _short(seconds.median / floor),
+        over_eager=None if eager is None else _short(eager.median / seconds.median),
+        error=None if error is None else _short(error),
         missing="",
     )
+
+
+def _short(value: float) -> float:
+    """Keep six digits: a clock has no more, and a file of rows is half as long."""
+    return float(f"{value:.6g}")
 
 
 def _missing(case: Case, phase: str, variant: str, why: str) -> Timing:

@@ -122,7 +122,9 @@ def _by_shape(rows: Sequence[Row], title: str, mark: float | None = None) -> Spe
     if not rows:
         return {}
     shapes = list(dict.fromkeys(row["shape"] for row in rows))
-    y = alt.Y("shape:N", sort=shapes, title=None, axis=alt.Axis(grid=True, ticks=False))
+    y = alt.Y(
+        "shape:N", sort=shapes, title=None, axis=alt.Axis(grid=True, ticks=False, labelPadding=6)
+    )
     shown = [*rows, *([] if mark is None else [{"value": mark}])]
     marks = alt.Chart().mark_point(filled=True, size=60, opacity=0.85)
     marks = marks.encode(
@@ -175,7 +177,8 @@ def _shape(rows: Iterable[Row]) -> alt.Shape:
     present = {row["layout"] for row in rows}
     names = [name for name in _MARKS if name in present]
     scale = alt.Scale(domain=names, range=[_MARKS[name] for name in names])
-    return alt.Shape("layout:N", scale=scale, title=None)
+    legend = alt.Legend(symbolFillColor="var(--ink-2)")
+    return alt.Shape("layout:N", scale=scale, title=None, legend=legend)
 
 
 def _tooltip(rows: Sequence[Row], title: str) -> list[alt.Tooltip]:

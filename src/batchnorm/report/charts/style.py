@@ -59,9 +59,7 @@ def logarithmic(rows: Sequence[Row], title: str) -> alt.Y:
     low, high = min(values), max(values)
     scale = alt.Scale(type="log", nice=False, domain=[low / 1.3, high * 1.3])
     ticks = _log_ticks(low / 1.3, high * 1.3)
-    is_plain = all(1e-4 < tick < 1e5 for tick in ticks)
-    label = "format(datum.value, ',~g')" if is_plain else _POWER
-    axis = alt.Axis(values=ticks, labelExpr=label, labelOverlap=True)
+    axis = alt.Axis(values=ticks, labelExpr=_label(ticks), labelOverlap=True)
     return alt.Y("value:Q", scale=scale, title=title, axis=axis)
 
 
@@ -130,6 +128,14 @@ def _parts(ratio: float) -> tuple[float, ...]:
     if ratio < 100:
         return (1, 2, 5)
     return (1, 3) if ratio < 1000 else (1,)
+
+
+def _label(ticks: Sequence[float]) -> str:
+    """Write the labels of a logarithmic axis in Vega's language."""
+    if all(1e-4 < tick < 1e5 for tick in ticks):
+        return "format(datum.value, ',~g')"
+    is_power = all(f"{tick:.0e}".startswith("1e") for tick in ticks)
+    return _POWER if is_power else "replace(format(datum.value, '.0e'), '−', '-')"
 
 
 def _power_expression() -> str:
