@@ -45,6 +45,7 @@ study: kernels ## train with and without batch normalization on real data, and w
 	$(BIN)/batchnorm study --out $(OUT)
 
 bench: kernels ## time everyone, save the rows in benchmarks/results/NAME.json, and document them
+	@mkdir -p benchmarks/results
 	$(BIN)/batchnorm bench --out benchmarks/results/$(or $(NAME),float32).json $(ARGS)
 	$(BIN)/python benchmarks/document.py
 
