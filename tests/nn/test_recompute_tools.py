@@ -216,7 +216,7 @@ def test_context_in_a_compiled_function(compiler, computed):
         with bn.recompute():
             return model(x)
 
-    compiled = torch.compile(within, backend="aot_eager")
+    compiled = torch.compile(within, backend="aot_eager", fullgraph=True)
     x = image(4, 3, 9, 9)
     expected = step(model, x)["gradient of the input"]
     found = step(model, x, lambda m, x: compiled(x))["gradient of the input"]

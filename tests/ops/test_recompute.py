@@ -46,15 +46,15 @@ def compute(x, residual):
 class Layers:
     """Calls of the layer by name, and how often each output was computed once more."""
 
-    def __init__(self):
-        self.made = []
+    def __init__(self, function=Toy):
+        self.function, self.made = function, []
 
     def __call__(self, x, residual=None, *, name="y"):
         def make(x, residual):
             self.made.append(name)
             return compute(x, residual)
 
-        y = Toy.apply(x, residual)
+        y = self.function.apply(x, residual)
         recompute.offer(y, (x, residual), make)
         return y
 
@@ -278,36 +278,44 @@ def test_a_long_chain_is_cut(layer, monkeypatch):
     monkeypatch.undo()
 
 
-def test_kept_parts_of_a_chain_are_freed_with_their_last_use(layer):
-    alive, refs = [], []
+class Look(torch.autograd.Function):
+    """Calls a function in the backward pass."""
 
-    class Look(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x):
-            return x.clone()
+    @staticmethod
+    def forward(ctx, x, look):
+        ctx.look = look
+        return x.clone()
 
-        @staticmethod
-        def backward(ctx, grad):
-            alive.append(sum(ref() is not None for ref in refs))
-            return grad
+    @staticmethod
+    def backward(ctx, grad):
+        ctx.look()
+        return grad, None
+
+
+@pytest.mark.parametrize("retain", [False, True], ids=["once", "retained"])
+def test_kept_parts_of_a_chain_are_freed_with_their_last_use(retain):
+    refs, alive = [], []
 
     def compute_and_note(x, residual):
         y = compute(x, residual)
         refs.extend(storages(y))
         return y
 
+    def look():
+        alive.append(sum(ref() is not None for ref in refs))
+
     x, w = values(), values(1)
     with context():
         y = x
         for _ in range(4):
-            inner = torch.sin(Look.apply(y * w))
+            inner = torch.sin(Look.apply(y * w, look))
             new = Toy.apply(inner, y)
             recompute.offer(new, (inner, y), compute_and_note)
             y = new
         z = (y * w).sum()
         del y, new, inner
-    z.backward()
-    # Each `y * w` frees the output before it; the first uses x.
+    z.backward(retain_graph=retain)
+    # The last is freed by its only use, and then, on the way back, one by one.
     assert alive == [3, 2, 1, 0]
     assert len(refs) == 4
 
@@ -321,19 +329,58 @@ def test_shared_output_is_computed_once(layer):
     assert layer.made == ["y"]
 
 
-def test_doubling_sources_are_computed_once_each(layer):
-    """Without a memory for one request it would be 2¹⁰ times."""
+class Frozen(Toy):
+    """As a layer with constant statistics may: it does not save its input."""
+
+    @staticmethod
+    def forward(ctx, x, residual):
+        y = compute(x, residual)
+        ctx.save_for_backward(y > 0)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):
+        grad = grad * ctx.saved_tensors[0]
+        return 2 * grad, grad if ctx.needs_input_grad[1] else None
+
+
+def test_sources_that_double_are_computed_once_each(layer):
+    """Nothing but the last is saved; one by one it would be 2¹⁰ times."""
+    frozen = Layers(Frozen)
 
     def function(x, w):
         for number in range(10):
-            x = layer(x, x, name=number) / 4
-        y = layer(x, name=10)
-        for number in range(11, 15):
-            y = layer(y, y, name=number)
-        return y * w
+            x = frozen(x, x, name=number)
+        return x * w
 
     assert_same(function, values(), values(1))
-    assert sorted(layer.made) == [10, 11, 12, 13, 14]
+    assert frozen.made == list(range(10))
+
+
+def test_input_is_not_kept_beyond_the_context():
+    with context():
+        x = values() * 1
+        refs = storages(x)
+        y = Layers(Frozen)(x)
+        del x
+        assert refs[0]() is not None
+    assert refs[0]() is None
+    assert y.requires_grad
+
+
+class Sliced(Toy):
+    """Its output is part of a larger tensor."""
+
+    @staticmethod
+    def forward(ctx, x, residual):
+        y = Toy.forward(ctx, x, residual)
+        return torch.cat([y, y])[len(y) :]
+
+
+def test_part_of_a_larger_tensor_is_saved():
+    sliced = Layers(Sliced)
+    assert_same(lambda x, w: sliced(x) * w, values(), values(1))
+    assert sliced.made == []
 
 
 @pytest.mark.parametrize("times", [2, 3])
@@ -400,6 +447,34 @@ def test_double_backward_outside_of_the_context(layer):
     with context():
         z = (layer(x).pow(3) * w).sum()
     assert all(map(torch.equal, second(z), expected))
+
+
+def test_nothing_is_recorded_while_computing():
+    recording = []
+
+    def make(x):
+        recording.append(torch.is_grad_enabled())
+        return compute(x, None)
+
+    x = values()
+    with context():
+        y = Toy.apply(x, None)
+        recompute.offer(y, (x,), make)
+        z = y.square().sum()
+    torch.autograd.grad(z, x, create_graph=True)
+    assert recording == [False]
+
+
+def test_looking_at_what_is_saved(layer):
+    """Outside of a backward pass nothing is kept."""
+    with context():
+        y = layer(values())
+        first, second = y * values(1), y * values(2)
+    (first + second).sum().backward(retain_graph=True)
+    assert layer.made == ["y"]
+    assert torch.equal(first.grad_fn._saved_self, y)
+    assert torch.equal(second.grad_fn._saved_self, y)
+    assert layer.made == ["y"] * 3
 
 
 class Spoil(torch.autograd.Function):
