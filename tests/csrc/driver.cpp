@@ -23,10 +23,18 @@ void on_fault(int) {
   sigaction(SIGSEGV, &sanitizer, nullptr);
 }
 
+void on_alarm(int) {
+  if (at_work != nullptr) describe("HANGS", *at_work);
+  std::fflush(stdout);
+  std::_Exit(EXIT_FAILURE);
+}
+
 void report_faults() {
   struct sigaction ours = {};
   ours.sa_handler = on_fault;
   sigaction(SIGSEGV, &ours, &sanitizer);
+  ours.sa_handler = on_alarm;
+  sigaction(SIGALRM, &ours, nullptr);
 }
 
 // Real threads, so that the sanitizers see what runs at once.
@@ -99,6 +107,7 @@ void check_same(const Problem &p, const Problem &other) {
 
 void run(const Options &options) {
   at_work = &options;
+  alarm(60);
   const Problem before(options, Guarded::Page::after);
   const Problem p(options, Guarded::Page::after), other(options, Guarded::Page::before);
   compute(p, 3);
@@ -136,6 +145,8 @@ void run_values(int32_t dtype) {
       for (const double deviation : {0.5, 0.0, 1e-30, 1e18}) {
         Options options = {size, dtype, BATCHNORM_NONE};
         options.mean = mean, options.deviation = deviation;
+        run(options);
+        options.affine = false, options.activation = BATCHNORM_RELU;  // of a constant channel, at 0
         run(options);
       }
     }
