@@ -374,7 +374,8 @@ class Sliced(Toy):
     @staticmethod
     def forward(ctx, x, residual):
         y = Toy.forward(ctx, x, residual)
-        return torch.cat([y, y])[len(y) :]
+        whole = torch.cat([y, y]).untyped_storage()
+        return torch.empty(0).set_(whole, y.numel(), y.shape, y.stride())
 
 
 def test_part_of_a_larger_tensor_is_saved():
