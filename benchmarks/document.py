@@ -33,13 +33,14 @@ def page() -> str:
 
 
 def _section(name: str, result: BenchResult) -> str:
+    overview = speeds.overview(result)
     parts = [
         f"\n## Results: {name}\n",
         _where(result),
         *([f"**{speeds.warning(result)}**\n"] if speeds.warning(result) else []),
-        "Geometric means over the shapes; “worst” is the shape where the ratio is least in our "
-        "favor, and “cells” counts shapes and layouts.\n",
-        _table(speeds.MEANS, map(speeds.mean_cells, speeds.headlines(result))),
+        "Geometric means over the shapes, in brackets the shape where the ratio is least in our "
+        "favor; “faster than”: how many times, “over the floor”: how many times its cost.\n",
+        _table(overview.columns, overview.rows),
         "Milliseconds of whole steps, that is forward and backward, in inference forward. "
         "“cl”: channels-last; “–”: not measured.\n",
     ]
@@ -62,8 +63,6 @@ def _where(result: BenchResult) -> str:
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [list(columns), ["---", *["--:"] * (len(columns) - 1)], *map(list, rows)]
-    if "what" in columns:
-        lines[1] = ["---"] * len(columns)
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

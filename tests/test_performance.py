@@ -32,7 +32,7 @@ def test_rows_become_tables(document, tmp_path, monkeypatch):
     (tmp_path / "two.json").write_text(to_json(sample_bench.stopped()), encoding="utf-8")
     text = document.page()
     assert "## Results: one\n\nprocessor: Imagined 9000; threads: 2;" in text
-    assert "| BN, float32 | ours faster than PyTorch eager | all | 7 | 3.0x | 1.3x |" in text
+    assert "| ours faster than PyTorch eager | 3.0x (1.3x) | 3.0x (1.3x) |" in text
     assert "\n### BN+add+ReLU, float32\n\n| shape | floor ms | ours ms | ± | × floor |" in text
     assert "\n| 32×256×14×14 cl | 0.404 | 0.690 | ±5 % | 1.7x | 3.0x | 9e-7 |" in text
     assert "| fwd |" not in text

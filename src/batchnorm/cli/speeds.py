@@ -31,8 +31,8 @@ def print_speeds(result: BenchResult, files: Iterable[Path], *, as_json: bool) -
         console = Console(width=_WIDTH)
     for times in speeds.tables(result):
         console.print(_table(times.title, times.columns, times.rows))
-    means = [speeds.mean_cells(mean) for mean in speeds.headlines(result)]
-    console.print(_table("Geometric means of whole steps", speeds.MEANS, means))
+    means = speeds.overview(result)
+    console.print(_table(means.title, means.columns, means.rows))
     for line in (*speeds.reasons(result), speeds.warning(result), _end(result)):
         if line:
             console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -46,9 +46,8 @@ def _print_files(console: Console, files: Iterable[Path]) -> None:
 
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    texts = {"shape", "pass", "operation", "what", "sizes", "where"}
     for column in columns:
-        is_text = column in texts
+        is_text = column in ("shape", "pass", "whole steps")
         table.add_column(column, justify="left" if is_text else "right", no_wrap=not is_text)
     for row in rows:
         table.add_row(*row)

@@ -42,7 +42,7 @@ def render_bench(result: BenchResult) -> str:
     """
     figures = speed.figures(result)
     drawn = {figure.id: figure.data() for figure in figures if figure.rows}
-    means = table(speeds.MEANS, map(speeds.mean_cells, speeds.headlines(result)), _MAX_ROWS)
+    means = table(speeds.MEANS, map(speeds.mean_cells, result.means), _MAX_ROWS)
     return (
         embed.environment()
         .get_template("bench.html")
@@ -51,6 +51,7 @@ def render_bench(result: BenchResult) -> str:
             result=result,
             summary=speeds.summary(result),
             warning=speeds.warning(result),
+            overview=speeds.overview(result),
             means=means,
             figures=figures,
             tables=[(t.title, table(t.columns, t.rows, _MAX_ROWS)) for t in speeds.tables(result)],

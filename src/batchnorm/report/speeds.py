@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ..records import BenchResult, GeometricMean, Timing
 from . import wording
+from .wording import ABSENT
 
 OPERATIONS = {
     "bn": "BN",
@@ -65,7 +66,7 @@ def milliseconds(row: Timing | None) -> str:
 def spread(row: Timing | None) -> str:
     """Write half the distance of the quartiles, as a share of the median."""
     if row is None or row.ms is None or row.low_ms is None or row.high_ms is None:
-        return wording.ABSENT
+        return ABSENT
     return f"±{50 * (row.high_ms - row.low_ms) / row.ms:.0f} %"
 
 
@@ -77,13 +78,13 @@ def times(ratio: float | None) -> str:
         ('3.1x', '0.25x', '–')
     """
     ratio = wording.finite(ratio)
-    return wording.ABSENT if ratio is None else f"{wording.number(ratio, 2)}x"
+    return ABSENT if ratio is None else f"{wording.number(ratio, 2)}x"
 
 
 def error(row: Timing | None) -> str:
     """Write the deviation from float64."""
     if row is None or row.ms is None:
-        return wording.ABSENT
+        return ABSENT
     value = wording.finite(row.error)
     return "not finite" if value is None else short(value)
 
@@ -146,17 +147,50 @@ def headlines(result: BenchResult) -> list[GeometricMean]:
     return [m for m in whole if m.group == "all" or m.against == "floor"]
 
 
-MEANS = ("operation", "what", "sizes", "cells", "geometric mean", "worst", "where")
+def overview(result: BenchResult) -> SpeedTable:
+    """Put the means of whole steps side by side: a line per comparison, a column per operation."""
+    chosen = headlines(result)
+    columns = list(dict.fromkeys((m.operation, m.dtype) for m in chosen))
+    pairs = list(dict.fromkeys((m.variant, m.against) for m in chosen))
+    order = [(*pair, group) for pair in pairs for group in SIZES]
+    at = {(m.variant, m.against, m.group, (m.operation, m.dtype)): m for m in chosen}
+    rows = []
+    for variant, against, group in order:
+        found = [at.get((variant, against, group, column)) for column in columns]
+        if any(found):
+            sizes = "" if group == "all" else f", {SIZES[group]}"
+            cells = [f"{times(m.ratio)} ({times(m.worst)})" if m else ABSENT for m in found]
+            rows.append((comparison(variant, against) + sizes, *cells))
+    dtypes = {dtype for _, dtype in columns}
+    names = [
+        OPERATIONS.get(operation, operation) + (f", {dtype}" if len(dtypes) > 1 else "")
+        for operation, dtype in columns
+    ]
+    title = "Geometric means over the shapes, in brackets the worst shape"
+    return SpeedTable(title, ("whole steps", *names), tuple(rows))
+
+
+def comparison(variant: str, against: str) -> str:
+    """Say what a ratio is of.
+
+    Example:
+        >>> comparison("ours", "eager"), comparison("kernel", "floor")
+        ('ours faster than PyTorch eager', 'our kernel alone over the floor')
+    """
+    of, other = (VARIANTS.get(name, name) for name in (variant, against))
+    return f"{of} over {other}" if against == "floor" else f"{of} faster than {other}"
+
+
+MEANS = ("operation", "pass", "what", "sizes", "cells", "geometric mean", "worst", "where")
 
 
 def mean_cells(mean: GeometricMean) -> list[str]:
     """Write a mean as the cells of a table with the columns `MEANS`."""
-    operation = OPERATIONS.get(mean.operation, mean.operation)
-    of, against = (VARIANTS.get(name, name) for name in (mean.variant, mean.against))
-    what = f"{of} over {against}" if mean.against == "floor" else f"{of} faster than {against}"
+    operation = f"{OPERATIONS.get(mean.operation, mean.operation)}, {mean.dtype}"
+    what = comparison(mean.variant, mean.against)
     sizes = SIZES.get(mean.group, mean.group)
     numbers = [str(mean.cells), times(mean.ratio), times(mean.worst)]
-    return [f"{operation}, {mean.dtype}", what, sizes, *numbers, mean.worst_at]
+    return [operation, _SHORT.get(mean.phase, mean.phase), what, sizes, *numbers, mean.worst_at]
 
 
 def summary(result: BenchResult) -> str:
@@ -169,13 +203,17 @@ def summary(result: BenchResult) -> str:
         ...     "float32", "bn", "both", "ours", "eager", "all", 9, 3.1, 1.4, "64×100 contiguous"
         ... )
         >>> summary(SimpleNamespace(means=(mean,)))
-        'Times faster than PyTorch eager, on average: BN 3.1x (float32).'
+        'Times faster than PyTorch eager, on average: in float32 BN 3.1x.'
     """
     wanted = [m for m in headlines(result) if (m.variant, m.against) == ("ours", "eager")]
     if not wanted:
         return "No shape was measured to its end."
-    parts = [f"{OPERATIONS.get(m.operation)} {times(m.ratio)} ({m.dtype})" for m in wanted]
-    return f"Times faster than PyTorch eager, on average: {', '.join(parts)}."
+    by_dtype: dict[str, list[str]] = {}
+    for m in wanted:
+        name = OPERATIONS.get(m.operation, m.operation)
+        by_dtype.setdefault(m.dtype, []).append(f"{name} {times(m.ratio)}")
+    parts = [f"in {dtype} {', '.join(found)}" for dtype, found in by_dtype.items()]
+    return f"Times faster than PyTorch eager, on average: {'; '.join(parts)}."
 
 
 def warning(result: BenchResult) -> str:
