@@ -3,13 +3,17 @@
 import json as json_module
 import platform
 from importlib import metadata
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 _PACKAGES = ("batchnorm", "torch", "numpy", "scipy", "scikit-learn", "joblib", "altair", "typer")
+_OURS, _TORCH, _PLAIN = "compiled kernels", "PyTorch's kernels", "plain PyTorch operations"
 
 
 def command(
@@ -20,7 +24,8 @@ def command(
     if json:
         print(json_module.dumps(facts))
         return
-    table = Table("what", "found", show_header=False)
+    table = Table("what", show_header=False)
+    table.add_column("found", overflow="fold")
     for name, value in facts.items():
         table.add_row(name, value)
     Console().print(table)
@@ -28,8 +33,6 @@ def command(
 
 def _facts() -> dict[str, str]:
     import torch
-
-    from ..ops import describe
 
     facts = {"python": platform.python_version(), "platform": platform.platform(terse=True)}
     for package in _PACKAGES:
@@ -40,4 +43,61 @@ def _facts() -> dict[str, str]:
     facts["threads"] = str(torch.get_num_threads())
     facts["processor"] = torch.backends.cpu.get_cpu_capability()
     facts["GPU"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    return {**facts, **describe()}
+    return {**facts, _OURS: _compiled(), **_served()}
+
+
+def _compiled() -> str:
+    """Say what the compiled kernels use, or why there are none and what helps."""
+    from ..ops import native
+
+    library = native.library()
+    if library is None:
+        return (
+            f"none: {native.reason()}. With a C++ compiler (g++ or clang++), install again with "
+            "pip install --force-reinstall --no-cache-dir, or, in a checkout, run: make native"
+        )
+    cache = f"{library.last_level_cache / 2**20:.0f} MiB of last-level cache"
+    threads = "PyTorch's threads" if library.parallel_for else "one thread, PyTorch shares none"
+    return f"{library.instructions}, {threads}, {cache}; {library.path}"
+
+
+def _served() -> dict[str, str]:
+    """Say which path serves which case, as the dispatch itself decides, and why not another."""
+    import torch
+
+    from ..ops import native
+
+    absent = "" if native.library() else "; the compiled kernels are missing"
+    narrow = "; the compiled kernels take float32 and bfloat16"
+    large = 8, 64, 32, 32
+    cases = {
+        "float32 on the CPU": (torch.empty(large), absent),
+        "bfloat16 on the CPU": (torch.empty(large, dtype=torch.bfloat16), absent),
+        "float64, float16 on the CPU": (torch.empty(large, dtype=torch.float64), narrow),
+        "CUDA": (torch.empty(large, device="cuda"), "") if torch.cuda.is_available() else None,
+        "other devices": (torch.empty(large, device="meta"), "; PyTorch's are for CPU and CUDA"),
+    }
+    served = {name: _path(case[0]) + case[1] for name, case in cases.items() if case is not None}
+    served["in vmap, grad, jvp"] = f"{_transformed()}; the others are opaque to transforms"
+    return served
+
+
+def _path(x: "Tensor") -> str:
+    from ..ops import aten, dispatch
+
+    if dispatch.fused(x):
+        return _OURS
+    return _TORCH if dispatch.kernels(x) is aten else _PLAIN
+
+
+def _transformed() -> str:
+    import torch
+
+    found: list[str] = []
+
+    def look(x: "Tensor") -> "Tensor":
+        found.append(_path(x))
+        return x
+
+    torch.vmap(look)(torch.empty(2, 8, 64, 32))
+    return found[0]
