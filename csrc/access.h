@@ -1,8 +1,8 @@
 // What the two access patterns share.
 //
 // An access pattern cuts a tensor into groups of channels, and each group into chunks. Its slots are where the vectors
-// (C,) are kept for it: one per channel, or one per column. How it cuts depends on the sizes, and the order in which
-// a channel's values are added on nothing else: neither on the threads nor on how many channels are in a group.
+// (C,) are kept for it: one per channel, or one per column. The order in which a channel's values are added depends on
+// the sizes alone: neither on the threads nor on how many channels are in a group.
 #pragma once
 
 #include <algorithm>
@@ -19,8 +19,8 @@ constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 // Constants of one channel, the same in all lanes.
 struct Broadcast {
   int64_t slot;
-  template <class V>
-  V get(const typename V::Scalar *values, int64_t = 0) const {
+  template <class V, class Scalar>
+  V get(const Scalar *values, int64_t = 0) const {
     return V::set(values[slot]);
   }
 };
@@ -28,8 +28,8 @@ struct Broadcast {
 // Constants of neighboring columns.
 struct Columns {
   int64_t slot;
-  template <class V>
-  V get(const typename V::Scalar *values, int64_t offset = 0) const {
+  template <class V, class Scalar>
+  V get(const Scalar *values, int64_t offset = 0) const {
     return V::load(values + slot + offset, Full());
   }
 };

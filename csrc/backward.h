@@ -45,7 +45,7 @@ class Backward {
         gradient,
         static_cast<T *>(call_.grad_input),
         static_cast<T *>(call_.grad_residual),
-        can_stream(bytes, call_.grad_input) && can_stream(bytes, call_.grad_residual),
+        access_.is_aligned() && can_stream(3 * bytes, call_.grad_input) && can_stream(3 * bytes, call_.grad_residual),
         slope_,
         shift_};
     const bool any = call_.grad_input != nullptr || call_.grad_residual != nullptr;

@@ -21,12 +21,12 @@ struct Gradient {
 
   // xmu = x - mean.
   template <class P>
-  V at(int64_t i, P part, V xmu, V scale_, V offset_, int64_t words) const {
+  V at(int64_t i, P part, V xmu, V scale_, V offset_, int64_t word) const {
     const V g = V::load(grad_output + i, part);
     if constexpr (Activation::linear) {
       return g;
     } else {
-      if (signs != nullptr) return activation.gradient(g, V::Mask::of(signs[words + i / V::lanes]));
+      if (signs != nullptr) return activation.gradient(g, V::Mask::of(signs[word]));
       V z = fma(xmu, scale_, offset_);
       if (residual != nullptr) z = z + V::load(residual + i, part);
       return activation.gradient(g, z);
@@ -53,9 +53,9 @@ struct GradientSums {
   }
 
   template <class P>
-  void reduce(int64_t i, P part, const Constants &c, int64_t words, Chain &sums) const {
+  void reduce(int64_t i, P part, const Constants &c, int64_t word, Chain &sums) const {
     const V xmu = V::load(gradient.x + i, part) - c.mean;
-    const V g = gradient.at(i, part, xmu, c.scale, c.offset, words);
+    const V g = keep(gradient.at(i, part, xmu, c.scale, c.offset, word), part);
     sums.first = sums.first + g;
     sums.second = fma(g, xmu, sums.second);
   }
@@ -87,9 +87,9 @@ struct GradientOutput {
   }
 
   template <class P>
-  void apply(int64_t i, P part, const Constants &c, int64_t words) const {
+  void apply(int64_t i, P part, const Constants &c, int64_t word) const {
     const V xmu = V::load(gradient.x + i, part) - c.mean;
-    const V g = gradient.at(i, part, xmu, c.scale, c.offset, words);
+    const V g = gradient.at(i, part, xmu, c.scale, c.offset, word);
     if (grad_residual != nullptr) put(g, grad_residual + i, part, stream);
     if (grad_input == nullptr) return;
     put(fma(g, c.scale, fma(xmu, c.slope, c.shift)), grad_input + i, part, stream);

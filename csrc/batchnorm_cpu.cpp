@@ -7,6 +7,7 @@
 
 #include "caches.h"
 #include "instructions.h"
+#include "pages.h"
 
 namespace batchnorm {
 
@@ -57,6 +58,10 @@ bool is_known(const batchnorm_call *call) {
 
 bool is_empty(const batchnorm_call &call) { return values(call.outer, call.channels, call.inner) == 0; }
 
+int64_t bytes(const batchnorm_call &call) {
+  return values(call.outer, call.channels, call.inner) * (call.dtype == BATCHNORM_BFLOAT16 ? 2 : 4);
+}
+
 bool has_statistics(const batchnorm_call &call) {
   return call.channels == 0 || (call.mean != nullptr && call.invstd != nullptr);
 }
@@ -73,13 +78,22 @@ int32_t forward(const batchnorm_call *call, Task task) {
   if (task != Task::stats && ((call->y == nullptr && !is_empty(*call)) || !has_right_signs(*call))) {
     return BATCHNORM_BAD_ARGUMENT;
   }
+  if (task != Task::stats) prefer_huge_pages(call->y, bytes(*call));
   return call->channels == 0 ? BATCHNORM_OK : current().load()->forward(*call, task);
 }
 
 int32_t backward(const batchnorm_call *call) {
   if (!is_known(call) || !has_statistics(*call) || !has_right_signs(*call)) return BATCHNORM_BAD_ARGUMENT;
   if ((call->x == nullptr || call->grad_output == nullptr) && !is_empty(*call)) return BATCHNORM_BAD_ARGUMENT;
+  prefer_huge_pages(call->grad_input, bytes(*call));
+  prefer_huge_pages(call->grad_residual, bytes(*call));
   return call->channels == 0 ? BATCHNORM_OK : current().load()->backward(*call);
+}
+
+// The unbiased variance, in the precision it is kept in; it may overflow where the other does not.
+float unbiased(const batchnorm_call &call, int64_t channel) {
+  const double count = static_cast<double>(call.outer) * static_cast<double>(call.inner);
+  return static_cast<float>(double{call.var[channel]} * (count / (count - 1)));
 }
 
 // running += momentum * (new - running), rounded once.
@@ -87,18 +101,21 @@ void move(float &running, double value, double momentum) {
   running = static_cast<float>(double{running} + momentum * (value - double{running}));
 }
 
-void move_running(const batchnorm_call &call) {
-  const double count = static_cast<double>(call.outer) * static_cast<double>(call.inner);
+int32_t move_running(const batchnorm_call &call) {
+  for (int64_t channel = 0; channel < call.channels; ++channel) {
+    if (!std::isfinite(unbiased(call, channel))) return BATCHNORM_NOT_FINITE;
+  }
   for (int64_t channel = 0; channel < call.channels; ++channel) {
     move(call.running_mean[channel], double{call.mean[channel]}, call.momentum);
-    move(call.running_var[channel], double{call.var[channel]} * (count / (count - 1)), call.momentum);
+    move(call.running_var[channel], double{unbiased(call, channel)}, call.momentum);
   }
+  return BATCHNORM_OK;
 }
 
 int32_t train(const batchnorm_call *call) {
   const int32_t code = forward(call, Task::train);
-  if (code == BATCHNORM_OK && call->running_mean != nullptr && call->running_var != nullptr) move_running(*call);
-  return code;
+  if (code != BATCHNORM_OK || call->running_mean == nullptr || call->running_var == nullptr) return code;
+  return move_running(*call);
 }
 
 int32_t evaluate(const batchnorm_call *call) {

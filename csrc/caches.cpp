@@ -28,7 +28,7 @@ int64_t last_level_cache() {
 
 bool can_stream(int64_t bytes, const void *to) {
   constexpr uintptr_t longest_vector = 64;
-  return bytes > last_level_cache() / 2 && reinterpret_cast<uintptr_t>(to) % longest_vector == 0;
+  return bytes > last_level_cache() && reinterpret_cast<uintptr_t>(to) % longest_vector == 0;
 }
 
 }  // namespace batchnorm

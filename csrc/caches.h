@@ -11,8 +11,8 @@ constexpr int64_t resident_bytes = 512 << 10;
 // Bytes of the last-level cache that the cores share; a guess where the system does not tell.
 int64_t last_level_cache();
 
-// Whether an output of so many bytes is better written past the caches, and aligned for it. Then its input is of the
-// same size, and of the two together nothing would be left in the last-level cache for who reads it next.
+// Whether an output is better written past the caches, and aligned for it: where all tensors together are so many bytes
+// that nothing would be left of them in the last-level cache for who reads them next.
 bool can_stream(int64_t bytes, const void *to);
 
 }  // namespace batchnorm

@@ -44,7 +44,7 @@ class Forward {
                                                 static_cast<const T *>(call_.residual),
                                                 static_cast<T *>(call_.y),
                                                 call_.signs,
-                                                can_stream(bytes, call_.y),
+                                                access_.is_aligned() && can_stream(2 * bytes, call_.y),
                                                 mean_,
                                                 scale_,
                                                 offset_,

@@ -82,15 +82,15 @@ struct WideMoments {
     const V values = V::load(x + i, part);
     const V there = keep(V::set(1), part);
     add<0>(values, there, c, sums);
-    if constexpr (parts > 1) add<1>(values, there, c, sums);
+    add<1>(values, there, c, sums);
   }
 
  private:
   template <int K>
   static void add(V values, V there, const Constants &c, Chain &sums) {
     const Wide d = (values.template wide<K>() - c.shift[K]) * there.template wide<K>();
-    sums.part[K].first = sums.part[K].first + d;
-    sums.part[K].second = fma(d, d, sums.part[K].second);
+    sums.first[K] = sums.first[K] + d;
+    sums.second[K] = fma(d, d, sums.second[K]);
   }
 };
 
@@ -120,10 +120,10 @@ struct Normalize {
   }
 
   template <class P>
-  void apply(int64_t i, P part, const Constants &c, int64_t words) const {
+  void apply(int64_t i, P part, const Constants &c, int64_t word) const {
     V z = fma(V::load(x + i, part) - c.mean, c.scale, c.offset);
     if (residual != nullptr) z = z + V::load(residual + i, part);
-    if (signs != nullptr) signs[words + i / V::lanes] = greater(z, V::zero()).bits();
+    if (signs != nullptr) signs[word] = greater(z, V::zero()).bits();
     put(activation.value(z), y + i, part, stream);
   }
 };

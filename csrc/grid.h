@@ -70,10 +70,10 @@ class Grid {
 
   Totals totals(int64_t group, int64_t channel) const {
     Totals totals;
-    const double *first = partials_ + group * access_.chunks() * 2 * access_.width() - group * access_.width();
-    access_.for_slots(channel, [&](int64_t slot) {
-      totals.first += first[slot];
-      totals.second += first[access_.width() + slot];
+    const double *first = partial(group, 0), *second = first + access_.width();
+    access_.for_sums(channel, [&](int64_t k) {
+      totals.first += first[k];
+      totals.second += second[k];
     });
     return totals;
   }
@@ -86,7 +86,7 @@ class Grid {
   }
 
  private:
-  double *partial(int64_t group, int64_t chunk) {
+  double *partial(int64_t group, int64_t chunk) const {
     return partials_ + (group * access_.chunks() + chunk) * 2 * access_.width();
   }
 

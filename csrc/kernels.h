@@ -10,22 +10,18 @@
 namespace batchnorm {
 namespace {
 
-// Small planes are read as parts of rows: alone they leave much of a vector empty, and memory is slow to start each.
-// Of many samples too few channels would stay in the cache.
-template <class V>
-bool is_rows(const batchnorm_call &call) {
-  constexpr int64_t tiny = V::lanes, small = 128, few = 64;
-  if (call.inner < tiny) return true;
-  return call.inner < small && call.outer <= few && call.channels * call.inner % V::lanes == 0;
-}
-
-template <class Isa, class V, class F>
+// Calls f with the access pattern for a call; of a value, `size` bytes shall stay in the second-level cache.
+template <class Isa, class F>
 auto with_access(const batchnorm_call &call, int64_t size, F f) {
+  using V = typename Isa::Float;
   const int64_t outer = call.inner == 0 ? 0 : call.outer, inner = std::max<int64_t>(1, call.inner);
+  const int64_t resident = resident_bytes / size, threads = std::max(1, call.threads);
+  if (inner >= V::lanes) return f(Planes<Isa, V>(outer, call.channels, inner, resident, threads));
   // With one channel, all values are neighbors.
-  if (call.channels == 1) return f(Planes<Isa, V>(1, 1, outer * inner));
-  if (is_rows<V>(call)) return f(Rows<Isa, V>(outer, call.channels, inner, resident_bytes / size));
-  return f(Planes<Isa, V>(outer, call.channels, inner));
+  if (call.channels == 1 && outer * inner >= V::lanes) {
+    return f(Planes<Isa, V>(1, 1, outer * inner, resident, threads));
+  }
+  return f(Rows<Isa, V>(outer, call.channels, inner));
 }
 
 template <class F>
@@ -45,7 +41,7 @@ int32_t forward(const batchnorm_call &call, Task task) {
   return with_type(call.dtype, [&](auto scalar) {
     using V = typename Isa::Float;
     using T = decltype(scalar);
-    return with_access<Isa, V>(call, sizeof(T), [&](const auto &access) {
+    return with_access<Isa>(call, sizeof(T), [&](const auto &access) {
       using Access = std::decay_t<decltype(access)>;
       if (task == Task::stats) return Forward<Access, V, T, None>::run(call, access, task);
       return with_activation(call.activation, [&](auto activation) {
@@ -60,7 +56,7 @@ int32_t backward(const batchnorm_call &call) {
   return with_type(call.dtype, [&](auto scalar) {
     using V = typename Isa::Float;
     using T = decltype(scalar);
-    return with_access<Isa, V>(call, 2 * sizeof(T), [&](const auto &access) {
+    return with_access<Isa>(call, 2 * sizeof(T), [&](const auto &access) {
       using Access = std::decay_t<decltype(access)>;
       return with_activation(call.activation, [&](auto activation) {
         return Backward<Access, V, T, decltype(activation)>::run(call, access);
@@ -71,7 +67,7 @@ int32_t backward(const batchnorm_call &call) {
 
 template <class Isa>
 int64_t sign_words(const batchnorm_call &call) {
-  return with_access<Isa, typename Isa::Float>(call, 4, [](const auto &access) { return access.sign_words(); });
+  return with_access<Isa>(call, 4, [](const auto &access) { return access.sign_words(); });
 }
 
 template <class Isa>

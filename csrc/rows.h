@@ -1,6 +1,7 @@
-// Access to (outer, channels, inner) as rows of columns: channels-last, and planes too small to be worth a vector.
+// Access to (outer, channels, inner) as rows of columns: channels-last, and planes shorter than a vector.
 //
-// A row is so many samples that it is a multiple of a vector; then no row but the last has a rest.
+// A row is one sample, or, where samples are short, so many that it is a multiple of a vector. Then no row but the last
+// has a rest. A long sample's own rest is read as the whole vector that ends with it, in columns of their own.
 #pragma once
 
 #include <numeric>
@@ -13,113 +14,159 @@ namespace {
 template <class Isa, class V>
 class Rows {
  public:
-  // A group has so many channels that its values are `resident` at most; all of them if those would be too few.
-  Rows(int64_t outer, int64_t channels, int64_t inner, int64_t resident)
+  static constexpr int64_t lanes = V::lanes;
+
+  Rows(int64_t outer, int64_t channels, int64_t inner)
       : outer_(outer),
         channels_(channels),
         inner_(inner),
         period_(channels * inner),
-        columns_(std::lcm(std::max<int64_t>(1, period_), lanes)),
+        columns_(columns_for(period_)),
         rows_(outer * period_ / columns_),
         rest_(outer * period_ % columns_),
-        width_(width_for(resident)),
-        block_(std::clamp<int64_t>(block_values / columns_, 16, block_depth)),
-        chunk_(round_up(std::max({min_chunk, chunk_values / columns_, rows_ / max_chunks}), block_)) {}
+        strip_(columns_ > 128 ? 1 : std::clamp<int64_t>(strip_values / columns_, 8, block_depth)),
+        chunk_(round_up(std::max({min_chunk, chunk_values / columns_, rows_ / max_chunks}), block_depth)) {}
 
   int64_t count() const { return outer_ * inner_; }
   int64_t channels() const { return channels_; }
-  int64_t groups() const { return ceil_div(columns_, width_); }
+  int64_t groups() const { return 1; }
   int64_t chunks() const { return std::max<int64_t>(1, ceil_div(rows_, chunk_)); }
-  int64_t group_channels() const { return groups() == 1 ? channels_ : width_ / inner_; }
-  int64_t width() const { return width_; }
-  int64_t slots() const { return columns_; }
-  int64_t sign_words() const { return ceil_div(outer_ * period_, lanes); }
+  int64_t group_channels() const { return channels_; }
+  int64_t width() const { return slots(); }
+  int64_t slots() const { return round_up(columns_, lanes); }
+  int64_t sign_words() const { return (rows_ + 1) * words(); }
+  bool is_aligned() const { return columns_ % lanes == 0; }
 
   // Index of the k-th value of a channel.
   int64_t value(int64_t channel, int64_t k) const {
     return k / inner_ * period_ + channel * inner_ + k % inner_;
   }
 
-  // Its first slot.
-  int64_t slot(int64_t channel) const { return channel * inner_; }
+  // One place of a channel's constants.
+  int64_t slot(int64_t channel) const { return slot_of(channel * inner_); }
 
+  // All of them.
   template <class F>
   void for_slots(int64_t channel, F f) const {
+    const int64_t whole = columns_ / lanes * lanes;
+    for_columns(channel, [&](int64_t column) {
+      if (column < whole) f(column);
+      if (column >= columns_ - lanes && whole < columns_) f(column + overlap());
+    });
+  }
+
+  // All places of a channel's sums.
+  template <class F>
+  void for_sums(int64_t channel, F f) const {
+    for_columns(channel, [&](int64_t column) { f(slot_of(column)); });
+  }
+
+  // Add the sums of a chunk to first and second, `width` values each.
+  template <class Op>
+  BATCHNORM_LOOP void reduce(const Op &op, int64_t, int64_t index, double *first, double *second) const {
+    typename Op::Chain sums[panel / lanes];
+    const int64_t stop = std::min(rows_, (index + 1) * chunk_);
+    for (int64_t row = index * chunk_; row < stop; row += block_depth) {
+      const int64_t end = std::min(stop, row + block_depth);
+      for (int64_t left = 0; left < columns_; left += panel) {
+        const int64_t right = std::min(columns_, left + panel);
+        for_strips(row, end, left, right, [&](const Tile &tile, auto part, auto count) {
+          sum_tile(op, tile, part, count, sums + (tile.slot - left) / lanes);
+        });
+        fold(sums, left, right, first, second);
+      }
+    }
+    if (!has_rest(index)) return;
+    for (int64_t left = 0; left < rest_; left += panel) {
+      const int64_t right = std::min(rest_, left + panel);
+      for_tiles(rows_, rows_ + 1, left, right, [&](const Tile &tile, auto part, auto count) {
+        sum_tile(op, tile, part, count, sums + (tile.slot - left) / lanes);
+      });
+      fold(sums, left, right, first, second);
+    }
+  }
+
+  template <class Op>
+  BATCHNORM_LOOP void apply(const Op &op, int64_t, int64_t index) const {
+    const auto apply_tile = [&](const Tile &tile, auto part, auto count) {
+      const auto constants = constants_of<count>(op, tile.slot);
+      int64_t i = tile.row * columns_ + tile.column, word = tile.row * words() + tile.slot / lanes;
+      int64_t ahead = tile.end * columns_ + tile.column * (tile.end - tile.row);
+      for (int64_t row = tile.row; row < tile.end; ++row, i += columns_, word += words()) {
+        prefetch<count>(op, ahead);
+        unrolled<count>([&](auto k) { op.apply(i + k * lanes, part, constants.at[k], word + k); });
+      }
+    };
+    for_strips(index * chunk_, std::min(rows_, (index + 1) * chunk_), 0, columns_, apply_tile);
+    if (has_rest(index)) for_tiles(rows_, rows_ + 1, 0, rest_, apply_tile);
+  }
+
+ private:
+  static constexpr int64_t min_columns = 64;
+  static constexpr int64_t strip_values = 2048;
+  static constexpr int64_t chunk_values = 1 << 16;
+  static constexpr int64_t max_chunks = 64;       // they have a sum per column each
+  static constexpr int64_t min_chunk = 128;       // rows, for which a chunk has two sums in double
+  static constexpr int64_t panel = 1024;          // columns whose sums stay in the first-level cache
+
+  // Rows [row, end) of the columns from `column` on, whose constants and sums are at `slot`.
+  struct Tile {
+    int64_t row, end, column, slot;
+  };
+
+  static int64_t columns_for(int64_t period) {
+    if (period >= min_columns) return period;
+    const int64_t columns = std::lcm(std::max<int64_t>(1, period), lanes);
+    return round_up(min_columns, columns);
+  }
+
+  // How far a slot of the vector that ends with a row is behind its column.
+  int64_t overlap() const { return round_up(columns_, lanes) - columns_; }
+
+  int64_t slot_of(int64_t column) const {
+    return column < columns_ / lanes * lanes ? column : column + overlap();
+  }
+
+  int64_t words() const { return ceil_div(columns_, lanes); }
+
+  bool has_rest(int64_t index) const { return rest_ > 0 && index == chunks() - 1; }
+
+  template <class F>
+  void for_columns(int64_t channel, F f) const {
     for (int64_t sample = 0; sample < columns_; sample += period_) {
       for (int64_t i = 0; i < inner_; ++i) f(sample + channel * inner_ + i);
     }
   }
 
-  // Add the sums of a chunk of a group to first and second, `width` values each.
-  template <class Op>
-  BATCHNORM_LOOP void reduce(const Op &op, int64_t group, int64_t index, double *first, double *second) const {
-    const int64_t left = group * width_;
-    const auto add_tile = [&](int64_t row, int64_t end, int64_t column, auto part, auto count) {
-      typename Op::Chain sums[count];
-      const auto constants = constants_of<count>(op, column);
-      for (int64_t i = row * columns_ + column; row < end; ++row, i += columns_) {
-        unrolled<count>([&](auto k) { op.reduce(i + k * lanes, part, constants.at[k], 0, sums[k]); });
-      }
-      unrolled<count>([&](auto k) { add(sums[k], column - left + k * lanes, first, second); });
-    };
-    if (is_streamed()) {
-      reduce_streamed(op, group, index, first, second);
-      if (has_rest(index)) for_row_tiles(rows_, rows_ + 1, left, rest_, add_tile);
-    } else {
-      for_tiles(group, index, block_, add_tile);
+  template <class Op, class Part, class Count, class Chain>
+  void sum_tile(const Op &op, const Tile &tile, Part part, Count count, Chain *sums) const {
+    Chain chains[count];
+    unrolled<count>([&](auto k) { chains[k] = sums[k]; });
+    const auto constants = constants_of<count>(op, tile.slot);
+    int64_t i = tile.row * columns_ + tile.column, word = tile.row * words() + tile.slot / lanes;
+    int64_t ahead = tile.end * columns_ + tile.column * (tile.end - tile.row);
+    for (int64_t row = tile.row; row < tile.end; ++row, i += columns_, word += words()) {
+      prefetch<count>(op, ahead);
+      unrolled<count>([&](auto k) { op.reduce(i + k * lanes, part, constants.at[k], word + k, chains[k]); });
     }
+    unrolled<count>([&](auto k) { sums[k] = chains[k]; });
   }
-
-  template <class Op>
-  BATCHNORM_LOOP void apply(const Op &op, int64_t group, int64_t index) const {
-    for_tiles(group, index, is_streamed() ? 1 : block_, [&](int64_t row, int64_t end, int64_t column, auto part, auto count) {
-      const auto constants = constants_of<count>(op, column);
-      for (int64_t i = row * columns_ + column; row < end; ++row, i += columns_) {
-        unrolled<count>([&](auto k) { op.apply(i + k * lanes, part, constants.at[k], 0); });
-      }
-    });
-  }
-
- private:
-  static constexpr int64_t lanes = V::lanes;
-  static constexpr int64_t block_values = 8192;    // they stay in the first-level cache
-  static constexpr int64_t chunk_values = 1 << 15;
-  static constexpr int64_t max_chunks = 256;       // they have a sum per column each
-  static constexpr int64_t streamed = 1 << 18;     // values; more are not in the second-level cache
-  static constexpr int64_t panel = 2048;           // columns whose sums stay in the first-level cache
-  static constexpr int64_t min_width = 1024;       // columns; in float, a page of memory
-  static constexpr int64_t min_chunk = 64;         // rows, for which a chunk has two sums in double
-
-  // Memory is fastest as one stream, row by row. Constants and sums can then not be kept in registers.
-  bool is_streamed() const { return rows_ * columns_ > streamed; }
-
-  bool has_rest(int64_t index) const { return rest_ > 0 && index == chunks() - 1; }
 
   template <class Chain>
-  static void add(const Chain &sums, int64_t at, double *first, double *second) {
-    WideSums<V> wide;
-    wide += sums;
-    wide.add_to(first + at, second + at);
+  static void fold(Chain *sums, int64_t left, int64_t right, double *first, double *second) {
+    for (int64_t slot = left; slot < right; slot += lanes, ++sums) {
+      sums->add_to(first + slot, second + slot);
+      *sums = Chain();
+    }
   }
 
-  template <class Op>
-  BATCHNORM_LOOP void reduce_streamed(const Op &op, int64_t group, int64_t index, double *first,
-                                      double *second) const {
-    const int64_t left = group * width_, right = std::min(columns_, left + width_);
-    const int64_t stop = std::min(rows_, (index + 1) * chunk_);
-    for (int64_t row = index * chunk_; row < stop; row += block_depth) {
-      for (int64_t column = left; column < right; column += panel) {
-        typename Op::Chain sums[panel / lanes];
-        const int64_t width = std::min(panel, right - column), end = std::min(stop, row + block_depth);
-        for (int64_t r = row; r < end; ++r) {
-          for (int64_t j = 0; j < width; j += lanes) {
-            const auto constants = op.constants(Columns{column + j});
-            op.reduce(r * columns_ + column + j, Full(), constants, 0, sums[j / lanes]);
-          }
-        }
-        for (int64_t j = 0; j < width; j += lanes) add(sums[j / lanes], column - left + j, first, second);
-      }
-    }
+  // The values `ahead`, which follow in memory.
+  template <int Count, class Op>
+  static void prefetch(const Op &op, int64_t &ahead) {
+    unrolled<Count>([&](auto k) {
+      if constexpr (k % (Op::line / lanes) == 0) op.prefetch(ahead + k * lanes);
+    });
+    ahead += Count * lanes;
   }
 
   template <class Op, int Count>
@@ -128,44 +175,39 @@ class Rows {
   };
 
   template <int Count, class Op>
-  static Constants<Op, Count> constants_of(const Op &op, int64_t column) {
+  static Constants<Op, Count> constants_of(const Op &op, int64_t slot) {
     Constants<Op, Count> constants;
-    unrolled<Count>([&](auto k) { constants.at[k] = op.constants(Columns{column + k * lanes}); });
+    unrolled<Count>([&](auto k) { constants.at[k] = op.constants(Columns{slot + k * lanes}); });
     return constants;
   }
 
-  // Groups of a few channels are worth it if their rows still are long runs of neighbors.
-  int64_t width_for(int64_t resident) const {
-    const int64_t step = std::lcm(std::max<int64_t>(1, inner_), lanes);
-    const int64_t width = resident / std::max<int64_t>(1, rows_) / step * step;
-    return columns_ > period_ || width < min_width ? columns_ : std::min(columns_, width);
-  }
-
-  // Calls f(row, end, column, part, count) for all tiles of a chunk: `count` vectors wide, whole but in the last row.
+  // Calls f(tile, part, count) for all tiles, a strip of rows after the other: memory is fastest in its own order, and
+  // registers hold the constants and sums of a few columns.
   template <class F>
-  void for_tiles(int64_t group, int64_t index, int64_t block, F f) const {
-    const int64_t left = group * width_, right = std::min(columns_, left + width_);
-    const int64_t stop = std::min(rows_, (index + 1) * chunk_);
-    for (int64_t row = index * chunk_; row < stop; row += block) {
-      for_row_tiles(row, std::min(stop, row + block), left, right, f);
-    }
-    if (has_rest(index)) for_row_tiles(rows_, rows_ + 1, left, rest_, f);
+  void for_strips(int64_t row, int64_t stop, int64_t left, int64_t right, F f) const {
+    for (; row < stop; row += strip_) for_tiles(row, std::min(stop, row + strip_), left, right, f);
   }
 
   template <class F>
-  static void for_row_tiles(int64_t row, int64_t end, int64_t column, int64_t right, F f) {
+  void for_tiles(int64_t row, int64_t end, int64_t column, int64_t right, F f) const {
     constexpr int wide = Isa::columns;
-    for (; column + wide * lanes <= right; column += wide * lanes) f(row, end, column, Full(), Index<wide>());
-    for (; column + lanes <= right; column += lanes) f(row, end, column, Full(), Index<1>());
-    if (column < right) f(row, end, column, typename V::Part(right - column), Index<1>());
+    for (; column + wide * lanes <= right; column += wide * lanes) {
+      f(Tile{row, end, column, column}, Full(), Index<wide>());
+    }
+    for (; column + lanes <= right; column += lanes) f(Tile{row, end, column, column}, Full(), Index<1>());
+    if (column >= right) return;
+    if (row < rows_) {
+      f(Tile{row, end, right - lanes, column}, Full(), Index<1>());
+    } else {
+      f(Tile{row, end, column, column}, typename V::Part(right - column), Index<1>());
+    }
   }
 
   int64_t outer_, channels_, inner_;
   int64_t period_;       // columns of one sample
   int64_t columns_;      // of a row
   int64_t rows_, rest_;  // whole rows, and the columns of one more
-  int64_t width_;        // columns of a group
-  int64_t block_;        // rows that are added in the precision of a vector
+  int64_t strip_;        // rows that are read at once
   int64_t chunk_;        // rows
 };
 

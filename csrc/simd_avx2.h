@@ -8,90 +8,51 @@
 namespace batchnorm::avx2 {
 namespace {
 
-// 16 lanes of a sliding window over these are the first `count` ones.
-alignas(64) inline constexpr int32_t window[32] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
-                                                   -1, -1, -1, -1, -1, 0};
+// 16 lanes of a sliding window over these are the first or the last ones of a vector.
+alignas(64) inline constexpr int32_t window[48] = {0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,
+                                                   -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
+
+inline __m256i window_at(int64_t i) { return _mm256_loadu_si256(reinterpret_cast<const __m256i *>(window + i)); }
 
 struct Part {
   int64_t count;
   explicit Part(int64_t n) : count(n) {}
-  __m256i float_mask(int half) const { return load(window + 16 - count + 8 * half); }
-  __m256i double_mask(int half) const {
-    const __m128i four = _mm_loadu_si128(reinterpret_cast<const __m128i *>(window + 16 - count + 4 * half));
-    return _mm256_cvtepi32_epi64(four);
-  }
+  __m256i mask(int half) const { return window_at(32 - count + 8 * half); }
+};
 
- private:
-  static __m256i load(const int32_t *p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)); }
+// The last values of a vector that is there as a whole.
+struct Last {
+  int64_t count;
+  explicit Last(int64_t n) : count(n) {}
+  __m256i mask(int half) const { return window_at(count + 8 * half); }
 };
 
 struct Double {
-  using Scalar = double;
-  using Wide = Double;
-  using Part = avx2::Part;
   static constexpr int lanes = 8;
   __m256d a, b;
-
-  struct Mask {
-    __m256d a, b;
-    uint16_t bits() const { return static_cast<uint16_t>(_mm256_movemask_pd(a) | _mm256_movemask_pd(b) << 4); }
-    static Mask of(uint16_t bits) { return {spread(bits), spread(bits >> 4)}; }
-
-   private:
-    static __m256d spread(int bits) {
-      const __m256i bit = _mm256_setr_epi64x(1, 2, 4, 8);
-      return _mm256_castsi256_pd(_mm256_cmpeq_epi64(_mm256_and_si256(_mm256_set1_epi64x(bits), bit), bit));
-    }
-  };
 
   static Double zero() { return {_mm256_setzero_pd(), _mm256_setzero_pd()}; }
   static Double set(double x) { return {_mm256_set1_pd(x), _mm256_set1_pd(x)}; }
   static Double load(const double *p, Full) { return {_mm256_loadu_pd(p), _mm256_loadu_pd(p + 4)}; }
-  static Double load(const double *p, Part part) {
-    return {_mm256_maskload_pd(p, part.double_mask(0)), _mm256_maskload_pd(p + 4, part.double_mask(1))};
-  }
   void store(double *p, Full) const { _mm256_storeu_pd(p, a), _mm256_storeu_pd(p + 4, b); }
-  void store(double *p, Part part) const {
-    _mm256_maskstore_pd(p, part.double_mask(0), a);
-    _mm256_maskstore_pd(p + 4, part.double_mask(1), b);
-  }
-  void stream(double *p) const { _mm256_stream_pd(p, a), _mm256_stream_pd(p + 4, b); }
   double sum() const {
     const __m256d four = _mm256_add_pd(a, b);
     const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
     return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
-  }
-  template <int>
-  Double wide() const {
-    return *this;
   }
 };
 
 inline Double operator+(Double x, Double y) { return {_mm256_add_pd(x.a, y.a), _mm256_add_pd(x.b, y.b)}; }
 inline Double operator-(Double x, Double y) { return {_mm256_sub_pd(x.a, y.a), _mm256_sub_pd(x.b, y.b)}; }
 inline Double operator*(Double x, Double y) { return {_mm256_mul_pd(x.a, y.a), _mm256_mul_pd(x.b, y.b)}; }
-inline Double operator/(Double x, Double y) { return {_mm256_div_pd(x.a, y.a), _mm256_div_pd(x.b, y.b)}; }
 inline Double fma(Double x, Double y, Double z) {
   return {_mm256_fmadd_pd(x.a, y.a, z.a), _mm256_fmadd_pd(x.b, y.b, z.b)};
 }
-inline Double maximum(Double x, Double y) { return {_mm256_max_pd(x.a, y.a), _mm256_max_pd(x.b, y.b)}; }
-inline Double minimum(Double x, Double y) { return {_mm256_min_pd(x.a, y.a), _mm256_min_pd(x.b, y.b)}; }
-inline Double::Mask greater(Double x, Double y) {
-  return {_mm256_cmp_pd(x.a, y.a, _CMP_GT_OQ), _mm256_cmp_pd(x.b, y.b, _CMP_GT_OQ)};
-}
-inline Double select(Double::Mask m, Double x, Double y) {
-  return {_mm256_blendv_pd(y.a, x.a, m.a), _mm256_blendv_pd(y.b, x.b, m.b)};
-}
-inline Double keep(Double x, Full) { return x; }
-inline Double keep(Double x, Part part) {
-  return {_mm256_and_pd(x.a, _mm256_castsi256_pd(part.double_mask(0))),
-          _mm256_and_pd(x.b, _mm256_castsi256_pd(part.double_mask(1)))};
-}
 
 struct Float {
-  using Scalar = float;
   using Wide = Double;
   using Part = avx2::Part;
+  using Last = avx2::Last;
   static constexpr int lanes = 16;
   __m256 a, b;
 
@@ -111,7 +72,7 @@ struct Float {
   static Float set(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
   static Float load(const float *p, Full) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
   static Float load(const float *p, Part part) {
-    return {_mm256_maskload_ps(p, part.float_mask(0)), _mm256_maskload_ps(p + 8, part.float_mask(1))};
+    return {_mm256_maskload_ps(p, part.mask(0)), _mm256_maskload_ps(p + 8, part.mask(1))};
   }
   static Float load(const Bfloat16 *p, Full) {
     const __m128i *halves = reinterpret_cast<const __m128i *>(p);
@@ -123,10 +84,14 @@ struct Float {
     for (int64_t i = 0; i < part.count; ++i) whole[i] = p[i];
     return load(whole, Full());
   }
+  template <class T>
+  static Float load(const T *p, Last) {
+    return load(p, Full());
+  }
   void store(float *p, Full) const { _mm256_storeu_ps(p, a), _mm256_storeu_ps(p + 8, b); }
   void store(float *p, Part part) const {
-    _mm256_maskstore_ps(p, part.float_mask(0), a);
-    _mm256_maskstore_ps(p + 8, part.float_mask(1), b);
+    _mm256_maskstore_ps(p, part.mask(0), a);
+    _mm256_maskstore_ps(p + 8, part.mask(1), b);
   }
   void store(Bfloat16 *p, Full) const { _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), half()); }
   void store(Bfloat16 *p, Part part) const {
@@ -174,9 +139,10 @@ inline Float select(Float::Mask m, Float x, Float y) {
   return {_mm256_blendv_ps(y.a, x.a, m.a), _mm256_blendv_ps(y.b, x.b, m.b)};
 }
 inline Float keep(Float x, Full) { return x; }
-inline Float keep(Float x, Part part) {
-  return {_mm256_and_ps(x.a, _mm256_castsi256_ps(part.float_mask(0))),
-          _mm256_and_ps(x.b, _mm256_castsi256_ps(part.float_mask(1)))};
+template <class Mask>
+Float keep(Float x, Mask part) {
+  return {_mm256_and_ps(x.a, _mm256_castsi256_ps(part.mask(0))),
+          _mm256_and_ps(x.b, _mm256_castsi256_ps(part.mask(1)))};
 }
 inline Float nearest(Float x) {
   constexpr int mode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
@@ -197,7 +163,6 @@ inline Float power_of_two(Float x, Float n) { return {power_of_two(x.a, n.a), po
 
 struct Isa {
   using Float = avx2::Float;
-  using Double = avx2::Double;
   // Vectors in flight: of a sum along a plane, and columns of rows whose constants fit the 16 registers.
   static constexpr int chains = 2;
   static constexpr int columns = 1;

@@ -19,49 +19,33 @@ struct Mask {
   static Mask of(uint16_t bits) { return {bits}; }
 };
 
+// The last values of a vector that is there as a whole.
+struct Last {
+  __mmask16 mask;
+  explicit Last(int64_t count) : mask(static_cast<__mmask16>(0xffff0000u >> count)) {}
+};
+
 struct Double {
-  using Scalar = double;
-  using Wide = Double;
-  using Mask = avx512::Mask;
-  using Part = avx512::Part;
   static constexpr int lanes = 8;
   __m512d v;
 
   static Double zero() { return {_mm512_setzero_pd()}; }
   static Double set(double a) { return {_mm512_set1_pd(a)}; }
   static Double load(const double *p, Full) { return {_mm512_loadu_pd(p)}; }
-  static Double load(const double *p, Part part) { return {_mm512_maskz_loadu_pd(low(part.mask), p)}; }
   void store(double *p, Full) const { _mm512_storeu_pd(p, v); }
-  void store(double *p, Part part) const { _mm512_mask_storeu_pd(p, low(part.mask), v); }
-  void stream(double *p) const { _mm512_stream_pd(p, v); }
   double sum() const { return _mm512_reduce_add_pd(v); }
-  template <int>
-  Double wide() const {
-    return *this;
-  }
-
-  static __mmask8 low(__mmask16 mask) { return static_cast<__mmask8>(mask); }
 };
 
 inline Double operator+(Double a, Double b) { return {_mm512_add_pd(a.v, b.v)}; }
 inline Double operator-(Double a, Double b) { return {_mm512_sub_pd(a.v, b.v)}; }
 inline Double operator*(Double a, Double b) { return {_mm512_mul_pd(a.v, b.v)}; }
-inline Double operator/(Double a, Double b) { return {_mm512_div_pd(a.v, b.v)}; }
 inline Double fma(Double a, Double b, Double c) { return {_mm512_fmadd_pd(a.v, b.v, c.v)}; }
-inline Double maximum(Double a, Double b) { return {_mm512_max_pd(a.v, b.v)}; }
-inline Double minimum(Double a, Double b) { return {_mm512_min_pd(a.v, b.v)}; }
-inline Mask greater(Double a, Double b) { return {_mm512_cmp_pd_mask(a.v, b.v, _CMP_GT_OQ)}; }
-inline Double select(Mask m, Double a, Double b) {
-  return {_mm512_mask_blend_pd(Double::low(m.mask), b.v, a.v)};
-}
-inline Double keep(Double a, Full) { return a; }
-inline Double keep(Double a, Part part) { return {_mm512_maskz_mov_pd(Double::low(part.mask), a.v)}; }
 
 struct Float {
-  using Scalar = float;
   using Wide = Double;
   using Mask = avx512::Mask;
   using Part = avx512::Part;
+  using Last = avx512::Last;
   static constexpr int lanes = 16;
   __m512 v;
 
@@ -71,6 +55,10 @@ struct Float {
   static Float load(const float *p, Part part) { return {_mm512_maskz_loadu_ps(part.mask, p)}; }
   static Float load(const Bfloat16 *p, Full) { return from(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p))); }
   static Float load(const Bfloat16 *p, Part part) { return from(_mm256_maskz_loadu_epi16(part.mask, p)); }
+  template <class T>
+  static Float load(const T *p, Last) {
+    return load(p, Full());
+  }
   void store(float *p, Full) const { _mm512_storeu_ps(p, v); }
   void store(float *p, Part part) const { _mm512_mask_storeu_ps(p, part.mask, v); }
   void store(Bfloat16 *p, Full) const { _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), half()); }
@@ -109,12 +97,12 @@ inline Mask greater(Float a, Float b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CM
 inline Float select(Mask m, Float a, Float b) { return {_mm512_mask_blend_ps(m.mask, b.v, a.v)}; }
 inline Float keep(Float a, Full) { return a; }
 inline Float keep(Float a, Part part) { return {_mm512_maskz_mov_ps(part.mask, a.v)}; }
+inline Float keep(Float a, Last part) { return {_mm512_maskz_mov_ps(part.mask, a.v)}; }
 inline Float nearest(Float a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 inline Float power_of_two(Float a, Float n) { return {_mm512_scalef_ps(a.v, n.v)}; }
 
 struct Isa {
   using Float = avx512::Float;
-  using Double = avx512::Double;
   // Vectors in flight: of a sum along a plane, and columns of rows whose constants fit the 32 registers.
   static constexpr int chains = 4;
   static constexpr int columns = 4;

@@ -14,6 +14,12 @@ struct Part {
   explicit Part(int64_t n) : count(n) {}
 };
 
+// The last values of a vector that is there as a whole.
+struct Last {
+  int64_t count;
+  explicit Last(int64_t n) : count(n) {}
+};
+
 inline float widened(Bfloat16 x) {
   const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
   float value;
@@ -35,9 +41,9 @@ inline void narrow(double x, double *to) { *to = x; }
 
 template <class T, int L>
 struct Vector {
-  using Scalar = T;
   using Wide = Vector<double, 8>;
   using Part = portable::Part;
+  using Last = portable::Last;
   static constexpr int lanes = L;
   T v[L];
 
@@ -68,6 +74,10 @@ struct Vector {
     Vector r = zero();
     for (int64_t i = 0; i < part.count; ++i) r.v[i] = widened(p[i]);
     return r;
+  }
+  template <class U>
+  static Vector load(const U *p, Last) {
+    return load(p, Full());
   }
   template <class U>
   void store(U *p, Full) const {
@@ -130,6 +140,9 @@ struct Vector {
   friend Vector keep(const Vector &a, Part part) {
     return lanewise([&](int i) { return i < part.count ? a.v[i] : T(0); });
   }
+  friend Vector keep(const Vector &a, Last part) {
+    return lanewise([&](int i) { return i >= L - part.count ? a.v[i] : T(0); });
+  }
   friend Vector nearest(const Vector &a) {
     return lanewise([&](int i) { return std::nearbyint(a.v[i]); });
   }
@@ -140,7 +153,6 @@ struct Vector {
 
 struct Isa {
   using Float = Vector<float, 16>;
-  using Double = Vector<double, 8>;
   static constexpr int chains = 1;
   static constexpr int columns = 1;
 };
