@@ -315,6 +315,8 @@ class Timing:
     """First quartile."""
     high_ms: float | None
     """Third quartile."""
+    best_ms: float | None
+    """The fastest call; where it is far below the median, the machine was busy."""
     repetitions: int
     floor_ms: float | None
     """What the least traffic this phase needs costs at the speed of the copy."""

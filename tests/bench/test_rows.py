@@ -60,6 +60,7 @@ def test_quartiles_in_milliseconds():
     samples = {"copy": {"forward": [1.0, 2.0, 3.0, 4.0, 5.0]}}
     (row, *_) = timings(cell("inference"), samples, {}, {})
     assert (row.low_ms, row.ms, row.high_ms, row.repetitions) == (2000.0, 3000.0, 4000.0, 5)
+    assert row.best_ms == 1000.0
     assert (row.floor_ms, row.over_floor, row.over_eager, row.error) == (None,) * 4
 
 

@@ -43,7 +43,7 @@ def test_everyone_computes_the_same_thing(result):
 def test_numbers_are_times(result):
     for row in result.timings:
         if row.ms is not None:
-            assert 0 < row.low_ms <= row.ms <= row.high_ms
+            assert 0 < row.best_ms <= row.low_ms <= row.ms <= row.high_ms
             assert row.repetitions >= 5
             assert row.missing == ""
         else:

@@ -31,11 +31,12 @@ class Step:
 
 
 class Spread(NamedTuple):
-    """Median and quartiles, in the unit of the samples."""
+    """Median, quartiles and smallest, in the unit of the samples."""
 
     median: float
     low: float
     high: float
+    best: float
     calls: int
 
 
@@ -72,12 +73,13 @@ def spread(samples: Sequence[float]) -> Spread:
 
     Example:
         >>> spread([4.0, 1.0, 3.0, 2.0, 5.0])
-        Spread(median=3.0, low=2.0, high=4.0, calls=5)
+        Spread(median=3.0, low=2.0, high=4.0, best=1.0, calls=5)
     """
     if len(samples) == 1:
-        return Spread(samples[0], samples[0], samples[0], 1)
+        (only,) = samples
+        return Spread(only, only, only, only, 1)
     low, median, high = statistics.quantiles(samples, n=4, method="inclusive")
-    return Spread(median, low, high, len(samples))
+    return Spread(median, low, high, min(samples), len(samples))
 
 
 def _turn(step: Step, samples: Samples, clock: Callable[[], float]) -> None:
