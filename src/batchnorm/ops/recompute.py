@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-SMALL = 2**16
+SMALL = 2**14
 """Outputs of up to so many values are saved: that takes little memory, and a recipe takes time."""
 
-LONGEST = 16
-"""Of so many outputs that are made of one another, one is saved."""
+LONGEST = 8
+"""Of so many outputs that are made of one another, one is saved. The backward pass asks for the
+last of them first, and then has all of them in memory."""
 
 Make = Callable[..., Tensor]
 
