@@ -84,3 +84,12 @@ def test_deviation_of_what_is_not_finite_is_not_a_number():
 def test_deviation_from_nothing_is_absolute():
     zero = torch.zeros(3).double()
     assert problem.deviation([zero + 0.125], [zero]) == 0.125
+
+
+def test_deviation_looks_at_every_part_of_a_large_tensor(monkeypatch):
+    monkeypatch.setattr(problem, "_CHUNK", 7)
+    exact = torch.ones(5, 4).double()
+    for place in range(20):
+        found = exact.clone()
+        found.view(-1)[place] += 0.5
+        assert problem.deviation([found], [exact]) == 0.5

@@ -15,8 +15,8 @@ MARGIN = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 """Where ReLU's input is as near to 0 as this, the gradient is 0: whether a value of 1e-9 is
 positive after rounding is luck, and would say nothing about an implementation."""
 
-_CHUNK = 2**22
-"""About so many values are converted to float64 at once."""
+_CHUNK = 2**20
+"""About so many values are converted to float64 at once: the copies stay in the cache."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,20 @@ def deviation(found: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
         >>> deviation([torch.tensor([1.0, 6.0])], [torch.tensor([1.0, 7.0])])  # 1/√25
         0.2
     """
-    distances = []
-    for one, other in zip(found, exact, strict=True):
-        dense = one.to_dense() if one.is_mkldnn else one
-        scale = other.square().mean().sqrt().item() or 1.0
-        distances.append((dense.detach().double() - other).abs_().max().item() / scale)
+    pairs = zip(found, exact, strict=True)
+    distances = [_largest_distance(one.detach(), other) for one, other in pairs]
     return math.nan if any(map(math.isnan, distances)) else max(distances)
+
+
+def _largest_distance(found: Tensor, exact: Tensor) -> float:
+    dense = found.to_dense() if found.is_mkldnn else found
+    squares, distances = 0.0, [0.0]
+    parts = -(-exact.numel() // _CHUNK)
+    for one, other in zip(dense.chunk(parts), exact.chunk(parts), strict=True):
+        squares += other.square().sum().item()
+        distances.append((one.double() - other).abs_().max().item())
+    scale = math.sqrt(squares / exact.numel()) or 1.0
+    return math.nan if any(map(math.isnan, distances)) else max(distances) / scale
 
 
 def _laid_out(values: Tensor, case: Case) -> Tensor:
