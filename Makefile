@@ -6,6 +6,7 @@ READY := .venv/.ready
 OUT ?= results
 # The slow tests lie together: a process that is done takes over from the other.
 PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
+CHECKED := -DCMAKE_BUILD_TYPE=Debug -DBATCHNORM_TESTS=ON
 CONFIGURE := $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -36,10 +37,13 @@ native: $(READY) ## compile the C++ kernels, or fail; needs g++ or clang++
 kernels: $(READY)
 	@! test -f build/native/build.ninja || $(BIN)/cmake --build build/native -- --quiet
 
-sanitize: $(READY) ## run the C++ kernels on odd sizes, under the sanitizers
-	$(CONFIGURE) -B build/sanitize -DCMAKE_BUILD_TYPE=Debug -DBATCHNORM_TESTS=ON -DBATCHNORM_SANITIZE=address,undefined
+sanitize: $(READY) ## run the C++ kernels on odd sizes, under the sanitizers of memory, arithmetic, threads
+	$(CONFIGURE) -B build/sanitize $(CHECKED) -DBATCHNORM_SANITIZE=address,undefined
 	$(BIN)/cmake --build build/sanitize
 	build/sanitize/batchnorm_cpu_test
+	$(CONFIGURE) -B build/threads $(CHECKED) -DBATCHNORM_SANITIZE=thread
+	$(BIN)/cmake --build build/threads
+	build/threads/batchnorm_cpu_test shared
 
 study: kernels ## train with and without batch normalization on real data, and write the report
 	$(BIN)/batchnorm study --out $(OUT)

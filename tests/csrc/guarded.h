@@ -19,7 +19,8 @@ class Guarded {
     const int64_t size = sysconf(_SC_PAGESIZE);
     open_ = (bytes + size - 1) / size * size + size;
     whole_ = open_ + size;
-    void *mapped = mmap(nullptr, static_cast<size_t>(whole_), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void *mapped =
+        mmap(nullptr, static_cast<size_t>(whole_), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (mapped == MAP_FAILED) std::abort();
     memory_ = static_cast<unsigned char *>(mapped);
     first_ = memory_ + (page == Page::before ? size : 0);

@@ -27,8 +27,8 @@ extern const Options *at_work;
 extern int failures;
 
 inline void describe(const char *what, const Options &o) {
-  std::printf("%s: %s: (%lld, %lld, %lld), dtype %d, activation %d,%s%s%s%s%s%s mean %g\n", batchnorm_instructions(), what,
-              static_cast<long long>(o.size.outer), static_cast<long long>(o.size.channels),
+  std::printf("%s: %s: (%lld, %lld, %lld), dtype %d, activation %d,%s%s%s%s%s%s mean %g\n", batchnorm_instructions(),
+              what, static_cast<long long>(o.size.outer), static_cast<long long>(o.size.channels),
               static_cast<long long>(o.size.inner), o.dtype, o.activation, o.residual ? " residual," : "",
               o.signs ? " signs," : "", o.affine ? "" : " no weight and bias,", o.low ? "" : " no low mean,",
               o.running ? " running," : "", o.constant ? " constant," : "", o.mean);
@@ -47,7 +47,8 @@ struct Problem {
   const Guarded::Page page;  // of this side is the forbidden page
   Values x = tensor(), residual = tensor(), grad = tensor(), weight = vector(), bias = vector();
   Values y = tensor(), grad_input = tensor(), grad_residual = tensor(), grad_weight = vector(), grad_bias = vector();
-  Values mean = vector(), low = vector(), var = vector(), invstd = vector(), running_mean = vector(), running_var = vector();
+  Values mean = vector(), low = vector(), var = vector(), invstd = vector();
+  Values running_mean = vector(), running_var = vector();
   Guarded signs{options.signs ? 2 * words() : 0, page};
 
   Problem(const Options &o, Guarded::Page p) : options(o), page(p) {
