@@ -43,7 +43,7 @@ def make_problem(case: Case) -> Problem:
     Channels have means between −1 and 1 and standard deviations between 0.5 and 1.5.
     """
     generator = torch.Generator().manual_seed(0)
-    channels, operation = case.shape[1], case.operation
+    channels, operation, ndim = case.shape[1], case.operation, len(case.shape)
 
     def uniform(low: float, high: float) -> Tensor:
         return torch.rand(channels, generator=generator) * (high - low) + low
@@ -52,7 +52,6 @@ def make_problem(case: Case) -> Problem:
         return torch.randn(case.shape, generator=generator)
 
     mean, std = uniform(-1, 1), uniform(0.5, 1.5)
-    ndim = len(case.shape)
     x = _laid_out(normal() * _over(std, ndim) + _over(mean, ndim), case)
     problem = Problem(
         case=case,

@@ -104,13 +104,15 @@ def command(
         bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel=_OUTPUT)
     ] = False,
 ) -> None:
-    """Time our layers side by side with PyTorch's, oneDNN's and the copy of a tensor.
+    """Time our layers beside PyTorch's, oneDNN's, and a copy of the tensor.
 
-    All run in this process, in turns; beside every time stand its spread, how many times over the
-    least possible memory traffic it is, and the error against float64. Close other programs first.
-    Ctrl-C ends it, and what has been measured so far is shown and saved.
+    All run in this process, in turns. Beside every time stand its spread,
+    how many times over the least possible memory traffic it is, and the
+    error against float64. Close other programs first: the result says
+    which share of the processors they used. Ctrl-C ends it, and what has
+    been measured so far is shown and saved.
 
-    Example: batchnorm bench --shape 32,64,56,56 --operation bn+relu --html bench.html
+    Example: batchnorm bench --shape 32,64,56,56 --html bench.html
     """
     from ..bench import make_plan
 
