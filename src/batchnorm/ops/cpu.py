@@ -355,8 +355,8 @@ def _alike(tensor: Tensor, x: Tensor) -> Tensor:
             f"expected a tensor like the input for a kernel, {tuple(x.shape)}, found shape "
             f"{tuple(tensor.shape)}"
         )
-    if tensor.dtype is x.dtype and tensor.is_cpu:
-        # Where a size is 1, its stride has no meaning.
-        if tensor.stride() == x.stride() or (tensor.is_contiguous() and x.is_contiguous()):
-            return tensor
+    # Where a size is 1, its stride has no meaning.
+    same = tensor.stride() == x.stride() or (tensor.is_contiguous() and x.is_contiguous())
+    if same and tensor.dtype is x.dtype and tensor.is_cpu:
+        return tensor
     return torch.empty_like(x).copy_(tensor.detach())

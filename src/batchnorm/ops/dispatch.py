@@ -10,6 +10,10 @@ from .. import checks
 from . import aten, composite, cpu, native
 
 
+# While compiling, its result is an object that is never None.
+_peek = torch._C._functorch.peek_interpreter_stack
+
+
 def in_transform() -> bool:
     """Say whether a function transform (vmap, grad, jvp) or forward-mode derivative is at work."""
     return not torch.compiler.is_compiling() and (
@@ -35,6 +39,7 @@ def compiled(x: Tensor, residual: Tensor | None = None) -> bool:
     return (
         torch.compiler.is_compiling()
         and not checks.is_exporting()
+        and not isinstance(_peek(), torch._C._functorch.CInterpreter)
         and x.is_cpu
         and x.dtype in cpu.DTYPES
         and (residual is None or residual.dtype is x.dtype)

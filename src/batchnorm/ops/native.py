@@ -54,6 +54,9 @@ class Library:
         self._restrict.argtypes = [ctypes.c_char_p]
         self._instructions = library.batchnorm_instructions
         self._instructions.restype = ctypes.c_char_p
+        library.batchnorm_last_level_cache.restype = ctypes.c_int64
+        self.last_level_cache: int = library.batchnorm_last_level_cache()
+        """Bytes; larger outputs go past it."""
         self.parallel_for = _parallel_for()
 
     @property
