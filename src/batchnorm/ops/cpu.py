@@ -92,7 +92,8 @@ def prepare(x: Tensor, after: Affine) -> tuple[Sizes, Affine]:
     at = dense(x)
     weight, bias, residual, act = after
     channels = at[1]
-    readable_weight, readable_bias = _vector(weight, channels), _vector(bias, channels)
+    readable_weight = None if weight is None else _vector(weight, channels)
+    readable_bias = None if bias is None else _vector(bias, channels)
     alike = None if residual is None else _alike(residual, x)
     if readable_weight is weight and readable_bias is bias and alike is residual:
         return at, after
@@ -146,8 +147,9 @@ def evaluate(
     signs: bool = False,
     at: Sizes | None = None,
 ) -> Output:
-    """Normalize by a mean and a variance that are given, vectors (C,) in float32."""
-    return _forward(native.loaded().evaluate, x, after, eps, signs, running, 0.0, at)
+    """Normalize by a mean and a variance that are given, vectors (C,)."""
+    mean, var = (_vector(vector, x.shape[1]) for vector in running)
+    return _forward(native.loaded().evaluate, x, after, eps, signs, (mean, var), 0.0, at)
 
 
 def normalize(x: Tensor, vectors: Tensor, after: Affine) -> Tensor:
@@ -327,8 +329,8 @@ def _run(function: native.Function, call: bytes) -> bool:
     return code == native.OK
 
 
-def _vector(vector: Tensor | None, channels: int) -> Tensor | None:
-    if vector is None or _is_vector(vector, channels):
+def _vector(vector: Tensor, channels: int) -> Tensor:
+    if _is_vector(vector, channels):
         return vector
     if vector.shape != (channels,):
         raise ShapeError(

@@ -9,7 +9,6 @@ from torch.autograd import forward_ad
 from .. import checks
 from . import aten, composite, cpu, native
 
-
 # While compiling, its result is an object that is never None.
 _peek = torch._C._functorch.peek_interpreter_stack
 
