@@ -5,7 +5,8 @@
 `torch` is BatchNorm2d, `out += identity` and ReLU(inplace=True); `fused` is our layers with
 `activation="relu"` and the residual; `recompute` is `fused` inside the context. Saved bytes are
 those of all that autograd saves but parameters; the peak is what a training step adds to the
-resident memory of a fresh process. Times of one process are interleaved; medians.
+resident memory of a fresh process. Times are medians of processor time on one thread, the variants
+in turns.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from batchnorm.ops import recompute
 
 NETWORKS = {"resnet18": ("basic", (2, 2, 2, 2)), "resnet50": ("bottleneck", (3, 4, 6, 3))}
 VARIANTS = ("torch", "fused", "recompute")
+UNITS = {"saved_bytes": 1e-6, "peak_bytes": 1e-6, "seconds": 1e3}
 
 
 class Theirs(nn.Module):
@@ -202,15 +204,15 @@ def peak_in_fresh_process(name: str, variant: str) -> int:
 
 
 def times(args: argparse.Namespace, name: str) -> dict[str, float]:
-    """Median seconds of a step, the variants in turns."""
+    """Median processor time of a step in seconds, the variants in turns."""
     made = {variant: build(args, name, variant) for variant in VARIANTS}
     found: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
     for repeat in range(args.repeats + 1):
         for variant, (model, x) in made.items():
-            start = time.perf_counter()
+            start = time.process_time()
             train(model, x, variant)
             if repeat:
-                found[variant].append(time.perf_counter() - start)
+                found[variant].append(time.process_time() - start)
     return {variant: statistics.median(each) for variant, each in found.items()}
 
 
@@ -233,10 +235,21 @@ def show(name: str, rows: dict[str, dict[str, float]]) -> None:
     first = rows["torch"]
     for variant, row in rows.items():
         cells = [
-            f"{row[key] * unit:10.1f}{row[key] / first[key]:6.2f}"
-            for key, unit in (("saved_bytes", 1e-6), ("peak_bytes", 1e-6), ("seconds", 1e3))
+            f"{row[key] * unit:10.1f}{row[key] / first[key]:6.2f}" for key, unit in UNITS.items()
         ]
         print(f"{variant:<12}{''.join(cells)}")
+
+
+def table(found: dict[str, dict[str, dict[str, float]]]) -> str:
+    """The rows as a table in Markdown."""
+    lines = ["| | saved, MB | | peak, MB | | time, ms | |", "|---|---:|---:|---:|---:|---:|---:|"]
+    for name, rows in found.items():
+        for variant, row in rows.items():
+            cells = [f"{name}, {variant}"]
+            for key, unit in UNITS.items():
+                cells += [f"{row[key] * unit:.0f}", f"{row[key] / rows['torch'][key]:.2f}"]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -248,7 +261,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--size", type=int, default=64, help="height and width of the images")
     parser.add_argument("--width", type=int, default=64, help="channels of the first stage")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--json", type=Path)
@@ -264,6 +277,7 @@ def main() -> None:
         show(name, found[name])
     if args.json:
         versions = {"torch": torch.__version__, "batchnorm": bn.__version__}
+        versions["cpu"] = torch.backends.cpu.get_cpu_capability()
         options = {k: v for k, v in vars(args).items() if k not in ("json", "peak")}
         args.json.write_text(json.dumps({**versions, **options, "rows": found}, indent=1) + "\n")
 

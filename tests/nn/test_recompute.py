@@ -1,5 +1,6 @@
 """`bn.recompute()` around networks: everything is as without it, bit for bit, but the memory."""
 
+import json
 import weakref
 from contextlib import nullcontext
 from functools import partial
@@ -14,7 +15,7 @@ import batchnorm as bn
 from batchnorm.ops.activation import ACTIVATIONS
 from cases import need_library
 
-from .recomputed import Counter, assert_same, benchmark, chain, image, step
+from .recomputed import PATH, Counter, assert_same, benchmark, chain, image, step
 
 
 @pytest.fixture(autouse=True)
@@ -344,3 +345,12 @@ def test_everything_is_freed_by_the_backward_pass():
         loss = model(image(4, 3, 32, 32).detach()).square().mean()
     loss.backward()
     assert {ref() for ref in refs} == {None}
+
+
+def test_figures_of_the_documentation_are_those_measured():
+    rows = json.loads(PATH.with_suffix(".json").read_text())["rows"]
+    page = PATH.parents[1] / "docs" / "memory.md"
+    assert benchmark.table(rows) in page.read_text(encoding="utf-8")
+    for row in rows.values():
+        assert row["recompute"]["saved_bytes"] <= 0.6 * row["torch"]["saved_bytes"]
+        assert row["recompute"]["seconds"] <= 1.1 * row["fused"]["seconds"]

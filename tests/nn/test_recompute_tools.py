@@ -134,6 +134,31 @@ def test_other_hooks_do_the_saving(hooks, order, computed):
     assert computed.count == 0
 
 
+def test_hooks_of_modules():
+    model, seen = small_resnet(), []
+    for module in list(model.modules()):
+        module.register_full_backward_hook(lambda module, gi, go: seen.append(module))
+    assert_same(model, image(4, 3, 32, 32))
+    assert seen
+
+
+def test_gradients_of_outputs():
+    def way(model, x):
+        y = model[1](model[0](x))
+        y.register_hook(lambda grad: 2 * grad)
+        y.retain_grad()
+        return model[2](y)
+
+    assert_same(chain(), image(4, 3, 9, 9), way)
+
+
+def test_anomaly_detection():
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Anomaly Detection has been enabled")
+        with torch.autograd.detect_anomaly():
+            assert_same(chain(), image(4, 3, 9, 9))
+
+
 def test_other_hooks_around_a_part(computed):
     def way(model, x):
         y = model[2](model[1](model[0](x)))

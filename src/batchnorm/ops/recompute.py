@@ -11,7 +11,7 @@ nobody can say whether they count changes together with y, so they are saved.
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
-from weakref import ReferenceType, WeakSet, ref
+from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor
@@ -76,6 +76,8 @@ class Outputs:
         """Remember an output for as long as it lives; see the function."""
         if output.numel() <= SMALL or not output.requires_grad or not _is_whole(output):
             return
+        if any(t is not None and t.is_inference() for t in inputs):  # it does not count changes
+            return
         sources = tuple(None if t is None else self._stand_for(t) for t in inputs)
         recipe = Recipe(output, sources, make)
         if recipe.depth <= LONGEST:
@@ -85,7 +87,7 @@ class Outputs:
         """Stand for a tensor: the hook that autograd calls where it would save it."""
         saved = self._stand_for(tensor)
         if isinstance(saved, Part):
-            saved.recipe.awaited.add(saved)
+            saved.recipe.is_saved_as(saved)
         return saved
 
     def unpack(self, saved: "Plain | Part") -> Tensor:
@@ -185,14 +187,17 @@ class Recipe:
         """In how many places of other recipes it is needed."""
         for recipe in recipes:
             recipe.uses += 1
-        self.awaited: WeakSet[Part] = WeakSet()
-        """What autograd has saved."""
+        self._saved: list[ReferenceType[Part]] = []
         self.origins: dict[Plain, None] = dict.fromkeys(
             [*plain, *(o for recipe in recipes for o in recipe.origins)]
         )
         self._sources, self._make = sources, make
         self._layout = output.shape, output.stride()
         self._kept: tuple[Tensor, int] | None = None
+
+    def is_saved_as(self, part: Part) -> None:
+        """Note that autograd will ask for the output."""
+        self._saved.append(ref(part))
 
     def is_current(self) -> bool:
         """Say whether nothing it is made of has changed."""
@@ -208,9 +213,14 @@ class Recipe:
         kept, self._kept = self._kept, None
         # A user's own Function may have changed what it was given.
         value = kept[0] if kept and kept[0]._version == kept[1] else self._compute(made)
-        if task != _NONE and any(part.served != task for part in self.awaited):
+        if task != _NONE and self._is_awaited(task):
             self._keep(value, is_new=kept is None)
         return value
+
+    def _is_awaited(self, task: int) -> bool:
+        # A copy: another thread may just now save the same output.
+        parts = (part() for part in tuple(self._saved))
+        return any(part is not None and part.served != task for part in parts)
 
     def _compute(self, made: "dict[Recipe, Tensor]") -> Tensor:
         value = made.get(self)
