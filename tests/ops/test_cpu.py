@@ -269,7 +269,7 @@ def test_one_bit_per_value_is_kept_for_large_planes():
 
 def test_more_than_2_to_the_31_values_can_be_counted():
     words = native.loaded().sign_words
-    assert words(1 << 20, 1 << 16, 1, 0) == 1 << 32
+    assert 1 << 32 <= words(1 << 20, 1 << 16, 1, 0) <= 1.01 * (1 << 32)
     assert words(1 << 40, 1 << 40, 1 << 40, 0) == -1
 
 

@@ -208,30 +208,32 @@ class BatchNorm(Running):
         """
         if self.virtual_batch_size is not None or self.renorm is not None:
             return None
-        if not dispatch.fused(input, residual) or not self._fits(input, residual):
-            return None
         running, momentum = self.movable(), self.momentum
-        if type(momentum) is not float or not 0 <= momentum <= 1:
+        if running is None or type(momentum) is not float or not 0 <= momentum <= 1:
             return None
-        if running is None or not cpu.can_move(running, self.num_features):
+        act = activations.get(self.activation)
+        after = Affine(self.weight, self.bias, residual, act)
+        if not dispatch.fused(input, residual) or not self._fits(input, after):
+            return None
+        if not cpu.can_move(running, self.num_features):
             return None
         step = fused.Step(self.eps, running, momentum)
-        act = activations.get(self.activation)
-        output = fused.run(input, Affine(self.weight, self.bias, residual, act), step)
+        output = fused.run(input, after, step)
         if not step.finite:
             return None
         self.count_moved(running)
         return output
 
-    def _fits(self, input: Tensor, residual: Tensor | None) -> bool:
+    def _fits(self, input: Tensor, after: Affine) -> bool:
         """Say whether the checks of `_normalize` would find nothing."""
+        weight, bias, residual, _ = after
         ndims, features = self._ndims, self.num_features
-        one_each = None, (features,)
+        each = (features,)
         return (
             self.eps > 0
             and self.degenerate in checks.DEGENERATE
-            and getattr(self.weight, "shape", None) in one_each
-            and getattr(self.bias, "shape", None) in one_each
+            and (weight is None or weight.shape == each)
+            and (bias is None or bias.shape == each)
             and (input.dim() in ndims if ndims else input.dim() >= 2)
             and input.shape[1] == features
             and input.numel() > features

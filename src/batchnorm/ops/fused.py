@@ -26,7 +26,11 @@ class Step:
         constant: Whether the statistics do not depend on the input.
     """
 
-    __slots__ = ("constant", "eps", "finite", "momentum", "running", "vectors")
+    __slots__ = ("after", "at", "constant", "eps", "finite", "momentum", "running", "vectors")
+
+    at: Sizes
+    """As `cpu.prepare` gives them, with `after`."""
+    after: Affine
 
     vectors: Tensor
     """As in `cpu.Output`, once the forward has run; `finite` likewise."""
@@ -42,15 +46,14 @@ class Step:
         self.eps, self.running = eps, running
         self.momentum, self.constant = momentum, constant
 
-    def forward(
-        self, x: Tensor, after: Affine, at: Sizes, signs: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """Compute the output, and the signs if they are asked for, of what is prepared."""
+    def forward(self, x: Tensor, signs: bool) -> tuple[Tensor, Tensor | None]:
+        """Compute the output, and the signs if they are asked for."""
         if self.constant:
             assert self.running is not None
-            out = cpu.evaluate(x, after, self.eps, self.running, signs, at)
+            out = cpu.evaluate(x, self.after, self.eps, self.running, signs, self.at)
         else:
-            out = cpu.train(x, after, self.eps, signs, self.running, self.momentum, at)
+            running, momentum = self.running, self.momentum
+            out = cpu.train(x, self.after, self.eps, signs, running, momentum, self.at)
         self.vectors, self.finite = out.vectors, out.finite
         return out.y, out.signs
 
@@ -59,14 +62,14 @@ def run(x: Tensor, after: Affine, step: Step) -> Tensor:
     """Normalize a tensor that the kernels serve; `step` then has the statistics."""
     weight, bias, residual, act = after
     x = cpu.readable(x)
+    step.at, step.after = cpu.prepare(x, after)
     if not torch.is_grad_enabled() or not (
         x.requires_grad
         or (weight is not None and weight.requires_grad)
         or (bias is not None and bias.requires_grad)
         or (residual is not None and residual.requires_grad)
     ):
-        at, after = cpu.prepare(x, after)
-        return step.forward(x, after, at, False)[0]
+        return step.forward(x, False)[0]
     y: Tensor = _apply(x, weight, bias, residual, act, step)
     if recompute.is_active():
         _offer(y, x, after, step.vectors)
@@ -96,13 +99,12 @@ class _Fused(torch.autograd.Function):
     ) -> Tensor:
         has_slope = residual is not None and act is not None
         signed = has_slope and act.name in cpu.SIGNED
-        after = Affine(weight, bias, residual, act)
-        at, prepared = cpu.prepare(x, after)
-        y, signs = step.forward(x, prepared, at, signed)
+        y, signs = step.forward(x, signed)
         kept = residual if has_slope and not signed else None
         ctx.save_for_backward(x, weight, bias, kept, step.vectors, signs)
         ctx.act, ctx.eps, ctx.constant = act, step.eps, step.constant
-        ctx.at = at if prepared is after else None
+        # What was converted is not kept; it is converted again.
+        ctx.at = step.at if step.after.weight is weight and step.after.bias is bias else None
         return y
 
     @staticmethod
