@@ -40,17 +40,22 @@ tensors and changes none of its arguments.
 order. `aten` fulfils `stats`, `standardize` and `backward`, all without shares, with kernels that
 PyTorch ships for CPU and CUDA; there `z` is differentiable, and the statistics are constants.
 Virtual batches need no kernel of their own: their chunks are folded into channels.
-`normalize` makes of the phases what `functional` is composed of.
+
+`cpu` does more at once, and so has a contract of its own: statistics, normalization, residual and
+activation in one call of the C++ library in csrc/, for float32 and bfloat16 on the CPU, without
+shares. `native` loads the library, `fused` makes an autograd Function of it, `library` operations
+that compilers see, and `recompute` has outputs computed again instead of saved.
+
+`normalize` makes of all this what `functional` is composed of; `dispatch` chooses.
 """
 
 from . import aten, composite, cpu, dispatch, fused, library, native, normalize
-from .dispatch import describe, kernels
+from .dispatch import kernels
 
 __all__ = [
     "aten",
     "composite",
     "cpu",
-    "describe",
     "dispatch",
     "fused",
     "kernels",

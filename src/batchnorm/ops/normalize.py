@@ -1,8 +1,10 @@
 """The phases as one differentiable step each, by the route that suits the tensor.
 
-`residual` is added after scale and shift, and `act` is applied last. Small tensors, and all within
-a compiled graph, a function transform or a forward-mode derivative, go through torch's own
-autograd; large ones through one autograd Function, which keeps the input and vectors (C,) only.
+`residual` is added after scale and shift, and `act` is applied last. Where the CPU kernels serve,
+it is one call of them: in eager code through an autograd Function, in a compiled graph as one
+operation. All else within a compiled graph, a function transform or a forward-mode derivative, and
+small tensors, go through torch's own autograd; large ones through one autograd Function here, which
+keeps the input, vectors (C,) and at most one tensor for the activation.
 """
 
 from collections.abc import Callable
@@ -17,8 +19,9 @@ from .activation import Activation
 from .affine import Affine, finish
 
 SMALL = 2**16
-"""Up to so many values, PyTorch's own autograd is used: a Function of ours costs more than the
-memory it saves is worth (64×64, one thread, forward and backward: 100 µs against 70 µs)."""
+"""Up to so many values, and without a kernel of ours, PyTorch's own autograd is used: a Function
+costs more than the memory it saves is worth (64×64, one thread, forward and backward: 100 µs
+against 70 µs)."""
 
 
 def stats(x: Tensor) -> tuple[Tensor, Tensor]:
