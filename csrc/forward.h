@@ -36,6 +36,7 @@ class Forward {
         scale_(scratch.vector<float>()),
         offset_(scratch.vector<float>()),
         wide_shift_(scratch.doubles(access.slots())),
+        weight_(1 / std::max(1.0, static_cast<double>(access.count()))),
         grid_(access, parallel, scratch.doubles(0)) {}
 
   void run(Task task) {
@@ -79,9 +80,11 @@ class Forward {
       good &= precise;
     });
     if (!good) measure_again(group);
+    bool finite = true;
     grid_.for_channels(group, [&](int64_t channel) {
-      if (!std::isfinite(call_.mean[channel]) || !std::isfinite(call_.var[channel])) finite_ = false;
+      finite &= std::isfinite(call_.mean[channel]) && std::isfinite(call_.var[channel]);
     });
+    if (!finite) finite_ = false;
   }
 
   // With all sums in double.
@@ -95,8 +98,7 @@ class Forward {
   // Writes the statistics of a channel; says whether float was enough for them.
   bool settle(int64_t group, int64_t channel) {
     const auto totals = grid_.totals(group, channel);
-    const double count = access_.count() > 0 ? static_cast<double>(access_.count()) : 1;
-    const double delta = totals.first / count, square = totals.second / count;
+    const double delta = totals.first * weight_, square = totals.second * weight_;
     const double var = square > delta * delta ? square - delta * delta : square * 0;  // 0, or NaN
     const double mean = double{shift_[access_.slot(channel)]} + delta;
     const float high = static_cast<float>(mean);
@@ -136,21 +138,21 @@ class Forward {
   }
 
   float value_of(int64_t channel, int64_t k) const {
-    float lanes[V::lanes];
-    V::load(x() + access_.value(channel, k), typename V::Part(1)).store(lanes, Full());
-    return lanes[0];
+    return widened(x()[access_.value(channel, k)]);
   }
 
   const T *x() const { return static_cast<const T *>(call_.x); }
 
-  static constexpr int64_t few = 64;
-  // (mean - shift)^2 / var up to which the variance keeps six digits in float.
-  static constexpr double far = 4;
+  static constexpr int64_t few = 2;
+  // (mean - shift)^2 / var up to which float is enough: the error of the variance grows with it, to 1e-6 here. Ordinary
+  // values hardly ever are so far from their mean.
+  static constexpr double far = 9;
 
   const batchnorm_call &call_;
   const Access &access_;
   float *shift_, *mean_, *scale_, *offset_;  // per slot
   double *wide_shift_;                        // per slot
+  double weight_;                             // of one value
   std::atomic<bool> finite_{true};
   Grid<Access> grid_;
 };

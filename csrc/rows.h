@@ -24,7 +24,7 @@ class Rows {
         columns_(columns_for(period_)),
         rows_(outer * period_ / columns_),
         rest_(outer * period_ % columns_),
-        strip_(columns_ > 128 ? 1 : std::clamp<int64_t>(strip_values / columns_, 8, block_depth)),
+        strip_(strip_for(outer * period_)),
         chunk_(round_up(std::max({min_chunk, chunk_values / columns_, rows_ / max_chunks}), block_depth)) {}
 
   int64_t count() const { return outer_ * inner_; }
@@ -104,6 +104,8 @@ class Rows {
  private:
   static constexpr int64_t min_columns = 64;
   static constexpr int64_t strip_values = 2048;
+  static constexpr int64_t cached_values = 1 << 20;
+  static constexpr int64_t page = 1024;           // columns; of float, a page of memory
   static constexpr int64_t chunk_values = 1 << 16;
   static constexpr int64_t max_chunks = 64;       // they have a sum per column each
   static constexpr int64_t min_chunk = 128;       // rows, for which a chunk has two sums in double
@@ -118,6 +120,13 @@ class Rows {
     if (period >= min_columns) return period;
     const int64_t columns = std::lcm(std::max<int64_t>(1, period), lanes);
     return round_up(min_columns, columns);
+  }
+
+  // Rows of a tile: constants and sums stay in registers for so many. But out of the caches, memory is only fast in its
+  // own order, and processors follow one run of neighbors per page.
+  int64_t strip_for(int64_t values) const {
+    if (columns_ <= min_columns) return strip_values / columns_;
+    return columns_ >= page || values <= cached_values ? 4 : 1;
   }
 
   // How far a slot of the vector that ends with a row is behind its column.
@@ -181,8 +190,7 @@ class Rows {
     return constants;
   }
 
-  // Calls f(tile, part, count) for all tiles, a strip of rows after the other: memory is fastest in its own order, and
-  // registers hold the constants and sums of a few columns.
+  // Calls f(tile, part, count) for all tiles, a strip of rows after the other.
   template <class F>
   void for_strips(int64_t row, int64_t stop, int64_t left, int64_t right, F f) const {
     for (; row < stop; row += strip_) for_tiles(row, std::min(stop, row + strip_), left, right, f);

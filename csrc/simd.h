@@ -14,6 +14,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 // A function that loops over vectors: all it calls must be part of it, or the vectors go through memory. Where they are
 // arrays anyway, or looked at by a sanitizer, it would only make the compiler slow.
@@ -32,6 +33,14 @@ namespace {
 struct Bfloat16 {
   uint16_t bits;
 };
+
+inline float widened(float x) { return x; }
+inline float widened(Bfloat16 x) {
+  const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
 
 // A whole vector, as opposed to an instruction set's Part of its first lanes.
 struct Full {};

@@ -20,13 +20,6 @@ struct Last {
   explicit Last(int64_t n) : count(n) {}
 };
 
-inline float widened(Bfloat16 x) {
-  const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
-inline float widened(float x) { return x; }
 inline double widened(double x) { return x; }
 
 // To nearest, ties to even; NaN stays NaN.
