@@ -35,12 +35,16 @@ def sdist(tmp_path_factory) -> Path:
     return path
 
 
-def make_wheel(sdist: Path, folder: Path, **environment: str) -> zipfile.ZipFile:
-    """Build without optimization, which is fast to compile, and without the network."""
+def build(sdist: Path, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Build a wheel, without optimization, which is fast to compile, and without the network."""
     pip = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index"]
     command = [*pip, "--config-settings=cmake.build-type=Debug", "--wheel-dir", folder, sdist]
     changed = {**os.environ, **environment}
-    done = subprocess.run(command, env=changed, capture_output=True, text=True, check=False)
+    return subprocess.run(command, env=changed, capture_output=True, text=True, check=False)
+
+
+def make_wheel(sdist: Path, folder: Path, **environment: str) -> zipfile.ZipFile:
+    done = build(sdist, folder, **environment)
     assert done.returncode == 0, done.stdout + done.stderr
     (path,) = folder.glob("*.whl")
     return zipfile.ZipFile(path)
@@ -96,10 +100,16 @@ def test_wheel_serves_every_python_and_has_the_library(sdist, tmp_path):
 
 
 def test_without_a_compiler_a_wheel_without_the_library_works(sdist, tmp_path):
-    wheel = make_wheel(sdist, tmp_path / "wheel", CXX="/nonexistent")
+    wheel = make_wheel(sdist, tmp_path / "wheel", CXX="/nonexistent", BATCHNORM_REQUIRE_NATIVE="")
     assert Path(wheel.filename).name.endswith("-py3-none-any.whl")
     assert not [name for name in wheel.namelist() if "_native" in name]
     assert python_files(wheel.namelist()) == expected_files()
     file, fused, reason = tried(wheel, tmp_path / "installed")
     assert Path(file).is_relative_to(tmp_path) and fused == "False"
     assert "was not built" in reason
+
+
+def test_where_the_library_must_be_an_install_without_a_compiler_fails(sdist, tmp_path):
+    done = build(sdist, tmp_path, CXX="/nonexistent", BATCHNORM_REQUIRE_NATIVE="1")
+    assert done.returncode != 0
+    assert "CMake configuration failed" in done.stdout + done.stderr
