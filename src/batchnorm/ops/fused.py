@@ -79,9 +79,10 @@ def run(x: Tensor, after: Affine, step: Step) -> Tensor:
 def _offer(y: Tensor, x: Tensor, after: Affine, vectors: Tensor) -> None:
     # Clones: a training step may change them before the backward pass needs them.
     weight, bias = (t if t is None else t.detach().clone() for t in after[:2])
+    act = after.act  # `after` would keep the residual, and with it what came before
 
     def make(x: Tensor, residual: Tensor | None) -> Tensor:
-        return cpu.normalize(x, vectors, Affine(weight, bias, residual, after.act))
+        return cpu.normalize(x, vectors, Affine(weight, bias, residual, act))
 
     recompute.offer(y, (x, after.residual), make)
 
