@@ -204,6 +204,13 @@ FEATURES = (
         wrap=ways.checkpointed(reentrant=False),
         context=ways.to_the_end,
     ),
+    Feature(
+        "recomp",
+        CALLS,
+        "within `recompute`",
+        wrap=ways.recomputed,
+        patch=ways.recompute_all,
+    ),
     Feature("func", CALLS, "`torch.func.functional_call`", "core", core=ways.with_functional_call),
     Feature(
         "vmap",
@@ -236,8 +243,14 @@ FEATURES = (
             )
         },
     ),
-    Feature("large", CALLS, "the way of large tensors", patch=ways.take_large_route),
-    Feature("compo", CALLS, "kernels of plain torch", patch=ways.take_composite_kernels),
+    Feature("bare", CALLS, "without the C++ kernels", patch=ways.take_no_library),
+    Feature("large", CALLS, "the same, and the way of large tensors", patch=ways.take_large_route),
+    Feature(
+        "compo",
+        CALLS,
+        "the same, and the kernels of plain torch",
+        patch=ways.take_composite_kernels,
+    ),
     Feature("copy", LIFE, "`copy.deepcopy` after every step", between=ways.copied),
     Feature("pickle", LIFE, "`pickle` after every step", between=ways.pickled),
     Feature(

@@ -14,7 +14,8 @@ from torch.func import functional_call, vmap
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 import batchnorm as bn
-from batchnorm.ops import composite, dispatch, normalize
+from batchnorm.ops import composite, dispatch, native, normalize
+from batchnorm.ops import recompute as outputs
 
 from .derivatives import Batch, Given
 from .steps import CHANNELS
@@ -136,12 +137,34 @@ def eager(cls: type[nn.Module], **options: Any) -> nn.Module:
     return cls(CHANNELS, **options)
 
 
+def take_no_library(monkeypatch: Any) -> None:
+    monkeypatch.setattr(native, "_library", None)
+
+
 def take_large_route(monkeypatch: Any) -> None:
+    take_no_library(monkeypatch)
     monkeypatch.setattr(normalize, "SMALL", 0)
 
 
 def take_composite_kernels(monkeypatch: Any) -> None:
+    take_no_library(monkeypatch)
     monkeypatch.setattr(dispatch, "kernels", lambda x: composite)
+
+
+def recompute_all(monkeypatch: Any) -> None:
+    monkeypatch.setattr(outputs, "SMALL", 0)
+
+
+def recomputed(call: Call) -> Call:
+    """Within `recompute`, followed by what saves the output for its backward pass."""
+    one = torch.ones((), requires_grad=True)
+
+    def call_within(*args: Any) -> Any:
+        with bn.recompute():
+            y = call(*args)
+            return y * one.to(y.dtype)
+
+    return call_within
 
 
 def to_channels_last(x: Tensor) -> Tensor:
