@@ -108,7 +108,7 @@ class Forward {
     }
     call_.var[channel] = static_cast<float>(var);
     call_.invstd[channel] = static_cast<float>(1 / std::sqrt(var + call_.eps));
-    return (std::isfinite(var) && delta * delta <= far * var);
+    return std::isfinite(var) && delta * delta <= far * var;
   }
 
   void prepare(int64_t group) {

@@ -91,7 +91,7 @@ class Rows {
     const auto apply_tile = [&](const Tile &tile, auto part, auto count) {
       const auto constants = constants_of<count>(op, tile.slot);
       int64_t i = tile.row * columns_ + tile.column, word = tile.row * words() + tile.slot / lanes;
-      int64_t ahead = tile.end * columns_ + tile.column * (tile.end - tile.row);
+      int64_t ahead = ahead_of(tile);
       for (int64_t row = tile.row; row < tile.end; ++row, i += columns_, word += words()) {
         prefetch<count>(op, ahead);
         unrolled<count>([&](auto k) { op.apply(i + k * lanes, part, constants.at[k], word + k); });
@@ -104,6 +104,7 @@ class Rows {
  private:
   static constexpr int64_t min_columns = 64;
   static constexpr int64_t strip_values = 2048;
+  static constexpr int64_t distance = 2048;       // values between a strip and what is asked for
   static constexpr int64_t cached_values = 1 << 20;
   static constexpr int64_t page = 1024;           // columns; of float, a page of memory
   static constexpr int64_t chunk_values = 1 << 16;
@@ -125,8 +126,8 @@ class Rows {
   // Rows of a tile: constants and sums stay in registers for so many. But out of the caches, memory is only fast in its
   // own order, and processors follow one run of neighbors per page.
   int64_t strip_for(int64_t values) const {
-    if (columns_ <= min_columns) return strip_values / columns_;
-    return columns_ >= page || values <= cached_values ? 4 : 1;
+    if (columns_ <= Isa::columns * lanes) return strip_values / columns_;
+    return columns_ <= min_columns || columns_ >= page || values <= cached_values ? 4 : 1;
   }
 
   // How far a slot of the vector that ends with a row is behind its column.
@@ -153,7 +154,7 @@ class Rows {
     unrolled<count>([&](auto k) { chains[k] = sums[k]; });
     const auto constants = constants_of<count>(op, tile.slot);
     int64_t i = tile.row * columns_ + tile.column, word = tile.row * words() + tile.slot / lanes;
-    int64_t ahead = tile.end * columns_ + tile.column * (tile.end - tile.row);
+    int64_t ahead = ahead_of(tile);
     for (int64_t row = tile.row; row < tile.end; ++row, i += columns_, word += words()) {
       prefetch<count>(op, ahead);
       unrolled<count>([&](auto k) { op.reduce(i + k * lanes, part, constants.at[k], word + k, chains[k]); });
@@ -169,7 +170,11 @@ class Rows {
     }
   }
 
-  // The values `ahead`, which follow in memory.
+  // Where to ask for as many values as the tile has, so that memory is asked in its own order.
+  int64_t ahead_of(const Tile &tile) const {
+    return tile.end * columns_ + tile.column * (tile.end - tile.row) + distance;
+  }
+
   template <int Count, class Op>
   static void prefetch(const Op &op, int64_t &ahead) {
     unrolled<Count>([&](auto k) {

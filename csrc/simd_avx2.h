@@ -165,7 +165,7 @@ struct Isa {
   using Float = avx2::Float;
   // Vectors in flight: of a sum along a plane, and columns of rows whose constants fit the 16 registers.
   static constexpr int chains = 2;
-  static constexpr int columns = 1;
+  static constexpr int columns = 2;
 };
 
 }  // namespace
