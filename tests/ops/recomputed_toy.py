@@ -4,7 +4,7 @@ import weakref
 
 import torch
 
-from batchnorm.nn.recompute import recompute as context
+from batchnorm.nn.saving import recompute as context
 from batchnorm.ops import recompute
 
 

@@ -17,7 +17,7 @@ from recomputed_toy import (
     values,
 )
 
-from batchnorm.nn.recompute import recompute as context
+from batchnorm.nn.saving import recompute as context
 from batchnorm.ops import recompute
 
 WEIGHT = torch.tensor([1.5, -2.0, 3.0]).requires_grad_()

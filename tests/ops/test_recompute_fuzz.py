@@ -6,7 +6,7 @@ import pytest
 import torch
 from recomputed_toy import Frozen, Layers, Toy, values
 
-from batchnorm.nn.recompute import recompute as context
+from batchnorm.nn.saving import recompute as context
 from batchnorm.ops import recompute
 
 PROGRAMS = 40

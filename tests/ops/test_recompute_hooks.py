@@ -14,7 +14,7 @@ from recomputed_toy import (
 )
 from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 
-from batchnorm.nn.recompute import recompute as context
+from batchnorm.nn.saving import recompute as context
 from batchnorm.ops import recompute
 
 

@@ -3,8 +3,8 @@
 from .batch_norm import BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d
 from .contexts import accumulate, no_update
 from .lazy import LazyBatchNorm1d, LazyBatchNorm2d, LazyBatchNorm3d
-from .recompute import recompute
 from .renorm import Renorm
+from .saving import recompute
 
 __all__ = [
     "BatchNorm",

@@ -218,8 +218,9 @@ class BatchNorm(Running):
         if not cpu.can_move(running, self.num_features):
             return None
         step = fused.Step(self.eps, running, momentum)
-        output = fused.run(input, after, step)
-        if not step.finite:
+        try:
+            output = fused.run(input, after, step)
+        except fused.NotFiniteError:
             return None
         self.count_moved(running)
         return output

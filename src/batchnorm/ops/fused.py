@@ -15,6 +15,10 @@ from .affine import Affine
 from .cpu import INVSTD, MEAN, Pair, Sizes
 
 
+class NotFiniteError(Exception):
+    """Running statistics were to be moved, and a mean or variance is not finite."""
+
+
 class Step:
     """How a forward is to be done, and what it has found.
 
@@ -26,15 +30,14 @@ class Step:
         constant: Whether the statistics do not depend on the input.
     """
 
-    __slots__ = ("after", "at", "constant", "eps", "finite", "momentum", "running", "vectors")
+    __slots__ = ("after", "at", "constant", "eps", "momentum", "running", "vectors")
 
     at: Sizes
     """As `cpu.prepare` gives them, with `after`."""
     after: Affine
 
     vectors: Tensor
-    """As in `cpu.Output`, once the forward has run; `finite` likewise."""
-    finite: bool
+    """As in `cpu.Output`, once the forward has run."""
 
     def __init__(
         self,
@@ -54,12 +57,19 @@ class Step:
         else:
             running, momentum = self.running, self.momentum
             out = cpu.train(x, self.after, self.eps, signs, running, momentum, self.at)
-        self.vectors, self.finite = out.vectors, out.finite
+            # Before anything is saved: whoever counts what is saved shall not see two attempts.
+            if running is not None and not out.finite:
+                raise NotFiniteError
+        self.vectors = out.vectors
         return out.y, out.signs
 
 
 def run(x: Tensor, after: Affine, step: Step) -> Tensor:
-    """Normalize a tensor that the kernels serve; `step` then has the statistics."""
+    """Normalize a tensor that the kernels serve; `step` then has the statistics.
+
+    Raises:
+        NotFiniteError: The running statistics could not be moved; nothing has changed.
+    """
     weight, bias, residual, act = after
     x = cpu.readable(x)
     step.at, step.after = cpu.prepare(x, after)
