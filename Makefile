@@ -13,7 +13,7 @@ CONFIGURE := $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/n
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup native kernels sanitize study bench report test test-quick pairs performance lint format env clean
+.PHONY: help setup native kernels sanitize huge study bench report test test-quick pairs performance lint format env clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -42,11 +42,16 @@ kernels: $(READY)
 
 sanitize: $(READY) ## run the C++ kernels on odd sizes, under the sanitizers of memory, arithmetic, threads
 	$(CONFIGURE) -B build/sanitize $(CHECKED) -DBATCHNORM_SANITIZE=address,undefined
-	$(BIN)/cmake --build build/sanitize
+	$(BIN)/cmake --build build/sanitize --target batchnorm_cpu_test
 	build/sanitize/batchnorm_cpu_test
 	$(CONFIGURE) -B build/threads $(CHECKED) -DBATCHNORM_SANITIZE=thread
-	$(BIN)/cmake --build build/threads
+	$(BIN)/cmake --build build/threads --target batchnorm_cpu_test
 	build/threads/batchnorm_cpu_test shared
+
+huge: native ## run the C++ kernels on more than 2^31 values
+	$(CONFIGURE) -B build/native -DBATCHNORM_TESTS=ON
+	$(BIN)/cmake --build build/native --target batchnorm_cpu_test
+	build/native/batchnorm_cpu_test huge
 
 study: kernels ## train with and without batch normalization on real data, and write the report
 	$(BIN)/batchnorm study --out $(OUT)

@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "compare.h"
+#include "huge.h"
 #include "refusals.h"
 
 const test::Options *test::at_work = nullptr;
@@ -192,6 +193,17 @@ void run_all() {
   run_large();
 }
 
+// Rows and planes; their number of bytes is a multiple of a page.
+void run_huge() {
+  for (const Size size : {Size{65536, 65, 1}, Size{2048, 3, 1001}}) {
+    Options options = {size, BATCHNORM_BFLOAT16, BATCHNORM_RELU};
+    at_work = &options;
+    const Problem one(options, Guarded::Page::before);
+    compute(one, 3);
+    Huge(one).run(parallel_for);
+  }
+}
+
 void run_refusals() {
   for (const auto function :
        {batchnorm_stats, batchnorm_train, batchnorm_evaluate, batchnorm_normalize, batchnorm_backward}) {
@@ -202,18 +214,28 @@ void run_refusals() {
   tells_of_failure();
 }
 
-}  // namespace
-
-// With the argument "shared", only what runs in several threads.
-int main(int count, char **arguments) {
-  const bool shared = count > 1 && std::strcmp(arguments[1], "shared") == 0;
-  report_faults();
+void run_instructions(void (*run)()) {
   for (const char *instructions : {"portable", "avx2", "avx512"}) {
     if (batchnorm_restrict(instructions) != BATCHNORM_OK) continue;
     run_refusals();
-    shared ? run_shared() : run_all();
+    run();
     std::printf("%s: %d failures so far\n", instructions, failures);
     std::fflush(stdout);
+  }
+}
+
+}  // namespace
+
+// With the argument "shared", only what runs in several threads; with "huge", more than 2^31 values, by the best
+// instructions alone, as that takes its time.
+int main(int count, char **arguments) {
+  const char *asked = count > 1 ? arguments[1] : "";
+  report_faults();
+  if (std::strcmp(asked, "huge") == 0) {
+    run_huge();
+    std::printf("%s: %d failures\n", batchnorm_instructions(), failures);
+  } else {
+    run_instructions(std::strcmp(asked, "shared") == 0 ? run_shared : run_all);
   }
   return failures == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }
