@@ -15,6 +15,10 @@ struct None {
     return z;
   }
   template <class V>
+  auto sign(V z) const {
+    return greater(z, V::zero());
+  }
+  template <class V>
   V gradient(V g, V) const {
     return g;
   }
@@ -29,9 +33,13 @@ struct Relu {
   }
   template <class V>
   V gradient(V g, V z) const {
-    return select(greater(z, V::zero()), g, V::zero());
+    return gradient(g, sign(z));
   }
-  // The same where the sign is known.
+  // Where the gradient passes: at NaN too, as in torch.
+  template <class V>
+  auto sign(V z) const {
+    return exceeds(z, V::zero());
+  }
   template <class V>
   V gradient(V g, typename V::Mask positive) const {
     return select(positive, g, V::zero());
@@ -116,6 +124,10 @@ class Curved {
     return curved_gradient(g, z, activation_);
   }
   // Only leaky_relu has signs.
+  template <class V>
+  auto sign(V z) const {
+    return greater(z, V::zero());
+  }
   template <class V>
   V gradient(V g, typename V::Mask positive) const {
     return leaky(g, positive);

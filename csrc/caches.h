@@ -5,8 +5,8 @@
 
 namespace batchnorm {
 
-// Of a group of channels, what may be read a second time from the second-level cache.
-constexpr int64_t resident_bytes = 512 << 10;
+// Of a group of channels, what is read a second time from a thread's share of the caches.
+constexpr int64_t resident_bytes = 2 << 20;
 
 // Bytes of the last-level cache that the cores share; a guess where the system does not tell.
 int64_t last_level_cache();

@@ -66,10 +66,7 @@ class Forward {
   }
 
   void measure(int64_t group) {
-    grid_.for_channels(group, [&](int64_t channel) {
-      const float shift = typical(channel);
-      access_.for_slots(channel, [&](int64_t slot) { shift_[slot] = shift; });
-    });
+    access_.guess_means(x(), group, shift_);
     grid_.reduce(Moments<V, T>{x(), shift_}, group);
     bool good = true;
     grid_.for_channels(group, [&](int64_t channel) {
@@ -122,31 +119,10 @@ class Forward {
     });
   }
 
-  // A value that is unlikely to be far from the mean: subtracting it makes a large mean small, and a constant channel
-  // zeros. Of many values it is the median of three: one could be an outlier.
-  float typical(int64_t channel) const {
-    const int64_t count = access_.count();
-    if (count == 0) return 0;
-    float value = value_of(channel, 0);
-    if (count > few) value = median(value, value_of(channel, count / 2), value_of(channel, count - 1));
-    return std::isfinite(value) ? value : 0;
-  }
-
-  static float median(float a, float b, float c) {
-    const float low = a < b ? a : b, high = a < b ? b : a;
-    return c < low ? low : c < high ? c : high;
-  }
-
-  float value_of(int64_t channel, int64_t k) const {
-    return widened(x()[access_.value(channel, k)]);
-  }
-
   const T *x() const { return static_cast<const T *>(call_.x); }
 
-  static constexpr int64_t few = 2;
-  // (mean - shift)^2 / var up to which float is enough: the error of the variance grows with it, to 1e-6 here. Ordinary
-  // values hardly ever are so far from their mean.
-  static constexpr double far = 9;
+  // (mean - shift)^2 / var up to which the variance keeps six digits in float. Ordinary values hardly ever are beyond.
+  static constexpr double far = 4;
 
   const batchnorm_call &call_;
   const Access &access_;

@@ -123,7 +123,7 @@ struct Normalize {
   void apply(int64_t i, P part, const Constants &c, int64_t word) const {
     V z = fma(V::load(x + i, part) - c.mean, c.scale, c.offset);
     if (residual != nullptr) z = z + V::load(residual + i, part);
-    if (signs != nullptr) signs[word] = greater(z, V::zero()).bits();
+    if (signs != nullptr) signs[word] = activation.sign(z).bits();
     put(activation.value(z), y + i, part, stream);
   }
 };

@@ -10,7 +10,7 @@
 namespace batchnorm {
 namespace {
 
-// Calls f with the access pattern for a call; of a value, `size` bytes shall stay in the second-level cache.
+// Calls f with the access pattern for a call; of a value, `size` bytes shall stay in the caches.
 template <class Isa, class F>
 auto with_access(const batchnorm_call &call, int64_t size, F f) {
   using V = typename Isa::Float;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "access.h"
+#include "guess.h"
 
 namespace batchnorm {
 namespace {
@@ -43,6 +44,15 @@ class Planes {
   template <class F>
   void for_sums(int64_t channel, F f) const {
     f(channel % group_);
+  }
+
+  // Values near the means of a group.
+  template <class T>
+  void guess_means(const T *x, int64_t group, float *means) const {
+    const int64_t left = group * group_, right = std::min(channels_, left + group_);
+    for (int64_t channel = left; channel < right; ++channel) {
+      means[channel] = as<T>(guess_mean_of(count(), [&](int64_t k) { return widened(x[value(channel, k)]); }));
+    }
   }
 
   // Add the sums of a chunk of a group to first and second, `width` values each.
@@ -103,7 +113,7 @@ class Planes {
   static constexpr int64_t chunk = 1 << 16;                             // values of a channel
   static constexpr int64_t shallow = block_depth * lanes;               // values that one sum in a vector may take
   static constexpr int64_t deep = block_depth * lanes * Isa::chains;    // the same of several sums
-  static constexpr int64_t run = 2048;                                  // values; two pages of memory
+  static constexpr int64_t run = 8192;                                  // values; eight pages of memory
   static constexpr int64_t max_group = 32;
   static constexpr int64_t prefetched = 1024;                           // values
   static constexpr int unroll = 4;
@@ -122,7 +132,7 @@ class Planes {
   // Memory is slow to begin to read a run, so that short planes are read with their neighbors; every thread gets some.
   int64_t group_for(int64_t resident, int64_t threads) const {
     const int64_t all = std::max<int64_t>(1, outer_ * inner_);
-    const int64_t fitting = std::max(resident / all, run / 8 / inner_);
+    const int64_t fitting = std::max(resident / all, run / 32 / inner_);
     const int64_t fair = channels_ / (4 * threads);
     return std::clamp<int64_t>(std::min({run / inner_, fitting, fair}), 1, max_group);
   }

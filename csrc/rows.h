@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "access.h"
+#include "guess.h"
 
 namespace batchnorm {
 namespace {
@@ -59,6 +60,21 @@ class Rows {
   template <class F>
   void for_sums(int64_t channel, F f) const {
     for_columns(channel, [&](int64_t column) { f(slot_of(column)); });
+  }
+
+  // Values near the means.
+  template <class T>
+  BATCHNORM_LOOP void guess_means(const T *x, int64_t, float *means) const {
+    if (columns_ == channels_ && rows_ >= guess_values) {
+      for_tiles(0, 1, 0, columns_, [&](const Tile &tile, auto part, auto count) {
+        unrolled<count>([&](auto k) { guess_vector(x + tile.column + k * lanes, part, means + tile.slot + k * lanes); });
+      });
+      return;
+    }
+    for (int64_t channel = 0; channel < channels_; ++channel) {
+      const float mean = as<T>(guess_mean_of(count(), [&](int64_t k) { return widened(x[value(channel, k)]); }));
+      for_slots(channel, [&](int64_t slot) { means[slot] = mean; });
+    }
   }
 
   // Add the sums of a chunk to first and second, `width` values each.
@@ -121,6 +137,14 @@ class Rows {
     if (period >= min_columns) return period;
     const int64_t columns = std::lcm(std::max<int64_t>(1, period), lanes);
     return round_up(min_columns, columns);
+  }
+
+  template <class T, class Part>
+  void guess_vector(const T *x, Part part, float *means) const {
+    V values[guess_values];
+    unrolled<guess_values>([&](auto i) { values[i] = V::load(x + i * rows_ / guess_values * columns_, part); });
+    guess_mean(values).store(means, Full());
+    for (int i = 0; i < V::lanes; ++i) means[i] = as<T>(means[i]);
   }
 
   // Rows of a tile: constants and sums stay in registers for so many. But out of the caches, memory is only fast in its

@@ -6,6 +6,7 @@
 //   a + b, a - b, a * b, a / b, fma(a, b, c) = a * b + c
 //   maximum(a, b), minimum(a, b)                             b where a or b is NaN
 //   greater(a, b) -> Mask, select(mask, a, b), a > b ? ...   false where a or b is NaN
+//   exceeds(a, b) -> Mask                                   the same, but true where a or b is NaN
 //   keep(v, part)                                            0 outside of the part
 //   mask.bits(), V::Mask::of(bits)
 //   v.wide<k>() -> V::Wide                                   the k-th 8 lanes in double

@@ -135,6 +135,9 @@ inline Float minimum(Float x, Float y) { return {_mm256_min_ps(x.a, y.a), _mm256
 inline Float::Mask greater(Float x, Float y) {
   return {_mm256_cmp_ps(x.a, y.a, _CMP_GT_OQ), _mm256_cmp_ps(x.b, y.b, _CMP_GT_OQ)};
 }
+inline Float::Mask exceeds(Float x, Float y) {
+  return {_mm256_cmp_ps(x.a, y.a, _CMP_NLE_UQ), _mm256_cmp_ps(x.b, y.b, _CMP_NLE_UQ)};
+}
 inline Float select(Float::Mask m, Float x, Float y) {
   return {_mm256_blendv_ps(y.a, x.a, m.a), _mm256_blendv_ps(y.b, x.b, m.b)};
 }

@@ -94,6 +94,7 @@ inline Float fma(Float a, Float b, Float c) { return {_mm512_fmadd_ps(a.v, b.v, 
 inline Float maximum(Float a, Float b) { return {_mm512_max_ps(a.v, b.v)}; }
 inline Float minimum(Float a, Float b) { return {_mm512_min_ps(a.v, b.v)}; }
 inline Mask greater(Float a, Float b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ)}; }
+inline Mask exceeds(Float a, Float b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_NLE_UQ)}; }
 inline Float select(Mask m, Float a, Float b) { return {_mm512_mask_blend_ps(m.mask, b.v, a.v)}; }
 inline Float keep(Float a, Full) { return a; }
 inline Float keep(Float a, Part part) { return {_mm512_maskz_mov_ps(part.mask, a.v)}; }

@@ -126,6 +126,11 @@ struct Vector {
     for (int i = 0; i < L; ++i) mask.m[i] = a.v[i] > b.v[i];
     return mask;
   }
+  friend Mask exceeds(const Vector &a, const Vector &b) {
+    Mask mask;
+    for (int i = 0; i < L; ++i) mask.m[i] = !(a.v[i] <= b.v[i]);
+    return mask;
+  }
   friend Vector select(const Mask &mask, const Vector &a, const Vector &b) {
     return lanewise([&](int i) { return mask.m[i] ? a.v[i] : b.v[i]; });
   }
