@@ -61,10 +61,19 @@ void compute(const Problem &p, int32_t threads) {
   check(batchnorm_backward(&call) == BATCHNORM_OK, "the code of a backward pass", p.options);
 }
 
+// The output of the last channel is NaN, where relu lets gradients pass, as it stops them only at z <= 0.
+void check_not_finite(const Problem &p) {
+  const int64_t i = p.at(p.channels - 1, 0);
+  const double slope = p.options.activation == BATCHNORM_RELU ? 1 : 0.01, gradient = slope * p.grad[i];
+  check(std::isnan(p.y[i]), "y of what is not finite", p.options);
+  const double tolerance = roundoff(p.options.dtype) * std::fabs(gradient);
+  check(near(p.grad_residual[i], gradient, tolerance), "the slope at NaN", p.options);
+}
+
 void compare(const Problem &p, const Problem &before) {
   for (int64_t c = 0; c < p.channels && p.count > 0; ++c) {
     if (!is_finite(p.options) && c == p.channels - 1) {
-      check(std::isnan(p.y[p.at(c, 0)]), "y of what is not finite", p.options);
+      check_not_finite(p);
       continue;
     }
     Channel channel{p, c};
@@ -152,9 +161,13 @@ void run_values(int32_t dtype) {
       }
     }
     for (const double last : {infinity, -infinity, nan, 1e18}) {
-      Options options = {size, dtype, BATCHNORM_RELU};
-      options.residual = options.running = true, options.last = last;
-      run(options);
+      for (const int32_t activation : {BATCHNORM_RELU, BATCHNORM_LEAKY_RELU}) {
+        Options options = {size, dtype, activation};
+        options.residual = options.running = true, options.last = last;
+        run(options);
+        options.signs = true;
+        run(options);
+      }
     }
   }
 }

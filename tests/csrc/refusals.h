@@ -9,7 +9,8 @@ namespace test {
 
 template <class Change>
 void refuses(const char *what, int32_t (*function)(const batchnorm_call *), Change change) {
-  const Options options = {{2, 3, 4}};
+  static const Options options = {{2, 3, 4}};
+  at_work = &options;
   const Problem problem(options, Guarded::Page::after);
   batchnorm_call call = problem.call(1, nullptr);
   call.running_mean = problem.running_mean.floats(), call.running_var = problem.running_var.floats();
