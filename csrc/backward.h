@@ -46,6 +46,7 @@ class Backward {
         static_cast<T *>(call_.grad_input),
         static_cast<T *>(call_.grad_residual),
         access_.is_aligned() && can_stream(3 * bytes, call_.grad_input) && can_stream(3 * bytes, call_.grad_residual),
+        call_.constant != 0,
         slope_,
         shift_};
     const bool any = call_.grad_input != nullptr || call_.grad_residual != nullptr;

@@ -69,7 +69,7 @@ struct GradientOutput {
   };
   Gradient<V, T, Activation> gradient;
   T *grad_input, *grad_residual;
-  bool stream;
+  bool stream, constant;
   const float *slope, *shift;
   static constexpr int64_t line = line_of<T>;
 
@@ -92,7 +92,9 @@ struct GradientOutput {
     const V g = gradient.at(i, part, xmu, c.scale, c.offset, word);
     if (grad_residual != nullptr) put(g, grad_residual + i, part, stream);
     if (grad_input == nullptr) return;
-    put(fma(g, c.scale, fma(xmu, c.slope, c.shift)), grad_input + i, part, stream);
+    // Not 0 * xmu, which is NaN where x is not finite.
+    const V through_statistics = constant ? V::zero() : fma(xmu, c.slope, c.shift);
+    put(fma(g, c.scale, through_statistics), grad_input + i, part, stream);
   }
 };
 
