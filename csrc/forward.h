@@ -20,7 +20,7 @@ class Forward {
   static int32_t run(const batchnorm_call &call, const Access &access, Task task) {
     Parallel parallel(call, access.count() * access.channels());
     const int64_t partials = task == Task::normalize ? 0 : Grid<Access>::partial_doubles(access);
-    Scratch scratch(4, access.slots(), sizeof(float), access.slots() + V::lanes + partials);
+    Scratch scratch(4, access.slots(), sizeof(float), access.slots() + access.channels() + 2 * V::lanes + partials);
     if (scratch.missing()) return BATCHNORM_OUT_OF_MEMORY;
     Forward forward(call, access, parallel, scratch);
     forward.run(task);
@@ -36,6 +36,7 @@ class Forward {
         scale_(scratch.vector<float>()),
         offset_(scratch.vector<float>()),
         wide_shift_(scratch.doubles(access.slots())),
+        variance_(scratch.doubles(access.channels())),
         weight_(1 / std::max(1.0, static_cast<double>(access.count()))),
         grid_(access, parallel, scratch.doubles(0)) {}
 
@@ -77,6 +78,10 @@ class Forward {
       good &= precise;
     });
     if (!good) measure_again(group);
+    // A loop of its own, so that it is compiled to vectors.
+    grid_.for_channels(group, [&](int64_t channel) {
+      call_.invstd[channel] = static_cast<float>(1 / std::sqrt(variance_[channel] + call_.eps));
+    });
     bool finite = true;
     grid_.for_channels(group, [&](int64_t channel) {
       finite &= std::isfinite(call_.mean[channel]) && std::isfinite(call_.var[channel]);
@@ -104,7 +109,7 @@ class Forward {
       call_.mean_low[channel] = std::isfinite(high) ? static_cast<float>(mean - double{high}) : 0;
     }
     call_.var[channel] = static_cast<float>(var);
-    call_.invstd[channel] = static_cast<float>(1 / std::sqrt(var + call_.eps));
+    variance_[channel] = var;
     return std::isfinite(var) && delta * delta <= far * var;
   }
 
@@ -128,6 +133,7 @@ class Forward {
   const Access &access_;
   float *shift_, *mean_, *scale_, *offset_;  // per slot
   double *wide_shift_;                        // per slot
+  double *variance_;                          // per channel
   double weight_;                             // of one value
   std::atomic<bool> finite_{true};
   Grid<Access> grid_;

@@ -26,6 +26,7 @@ class Rows {
         rows_(outer * period_ / columns_),
         rest_(outer * period_ % columns_),
         strip_(strip_for(outer * period_)),
+        depth_(rows_ <= few_rows ? block_depth / 4 : block_depth),
         chunk_(round_up(std::max({min_chunk, chunk_values / columns_, rows_ / max_chunks}), block_depth)) {}
 
   int64_t count() const { return outer_ * inner_; }
@@ -82,8 +83,8 @@ class Rows {
   BATCHNORM_LOOP void reduce(const Op &op, int64_t, int64_t index, double *first, double *second) const {
     typename Op::Chain sums[panel / lanes];
     const int64_t stop = std::min(rows_, (index + 1) * chunk_);
-    for (int64_t row = index * chunk_; row < stop; row += block_depth) {
-      const int64_t end = std::min(stop, row + block_depth);
+    for (int64_t row = index * chunk_; row < stop; row += depth_) {
+      const int64_t end = std::min(stop, row + depth_);
       for (int64_t left = 0; left < columns_; left += panel) {
         const int64_t right = std::min(columns_, left + panel);
         for_strips(row, end, left, right, [&](const Tile &tile, auto part, auto count) {
@@ -122,6 +123,7 @@ class Rows {
   static constexpr int64_t strip_values = 2048;
   static constexpr int64_t distance = 2048;       // values between a strip and what is asked for
   static constexpr int64_t cached_values = 1 << 20;
+  static constexpr int64_t few_rows = 4096;       // errors of more than these even out
   static constexpr int64_t page = 1024;           // columns; of float, a page of memory
   static constexpr int64_t chunk_values = 1 << 16;
   static constexpr int64_t max_chunks = 64;       // they have a sum per column each
@@ -245,6 +247,7 @@ class Rows {
   int64_t columns_;      // of a row
   int64_t rows_, rest_;  // whole rows, and the columns of one more
   int64_t strip_;        // rows that are read at once
+  int64_t depth_;        // rows that are added in the precision of a vector
   int64_t chunk_;        // rows
 };
 
