@@ -115,7 +115,9 @@ class _Fused(torch.autograd.Function):
         ctx.save_for_backward(x, weight, bias, kept, step.vectors, signs)
         ctx.act, ctx.eps, ctx.constant = act, step.eps, step.constant
         # What was converted is not kept; it is converted again.
-        ctx.at = step.at if step.after.weight is weight and step.after.bias is bias else None
+        given = weight, bias, residual
+        same = all(a is b for a, b in zip(step.after, given, strict=False))
+        ctx.at = step.at if same else None
         return y
 
     @staticmethod
