@@ -61,28 +61,15 @@ class Planes {
     typename Op::Chain sums[max_group];
     int64_t pending = 0;
     const int64_t left = group * group_, right = std::min(channels_, left + group_);
-    const auto fold = [&](int64_t k) {
-      sums[k].add_all_to(first + k, second + k);
-      sums[k] = typename Op::Chain();
-    };
     const Box box = box_of(index);
     for (int64_t sample = box.sample; sample < box.end_sample; ++sample) {
-      for (int64_t channel = left; channel < right; ++channel) {
-        prefetch(op, sample, channel, left, right);
-        const auto constants = op.constants(Broadcast{channel});
-        const int64_t plane = start(sample, channel), word = word_of(sample, channel);
-        if (inner_ <= shallow) {
-          sum_run<1>(op, constants, plane, 0, inner_, word, sums[channel - left]);
-          continue;
-        }
-        for (int64_t i = box.begin; i < box.end; i += deep) {
-          sum_run<Isa::chains>(op, constants, plane, i, std::min(box.end, i + deep), word, sums[channel - left]);
-          if (box.end - box.begin > deep) fold(channel - left);
-        }
+      for (int64_t k = 0; k < right - left; ++k) {
+        prefetch(op, sample, left + k, left, right);
+        sum_plane(op, box, sample, left + k, sums[k], first + k, second + k);
       }
       pending += inner_;
       if (pending < shallow && sample + 1 < box.end_sample) continue;
-      for (int64_t k = 0; k < right - left; ++k) fold(k);
+      for (int64_t k = 0; k < right - left; ++k) fold(sums[k], first + k, second + k);
       pending = 0;
     }
   }
@@ -94,17 +81,7 @@ class Planes {
     for (int64_t sample = box.sample; sample < box.end_sample; ++sample) {
       for (int64_t channel = left; channel < right; ++channel) {
         prefetch(op, sample, channel, left, right);
-        const auto constants = op.constants(Broadcast{channel});
-        const int64_t plane = start(sample, channel), word = word_of(sample, channel);
-        int64_t i = box.begin;
-        for (; i + unroll * lanes <= box.end; i += unroll * lanes) {
-          unrolled<unroll>([&](auto k) {
-            op.apply(plane + i + k * lanes, Full(), constants, word + i / lanes + k);
-          });
-        }
-        for (; i + lanes <= box.end; i += lanes) op.apply(plane + i, Full(), constants, word + i / lanes);
-        // Some values are written twice, which is faster than a part of a vector.
-        if (i < box.end) op.apply(plane + box.end - lanes, Full(), constants, word + i / lanes);
+        apply_plane(op, box, sample, channel);
       }
     }
   }
@@ -151,6 +128,38 @@ class Planes {
     if (channel >= channels_) return;
     const int64_t begin = start(sample, channel), end = begin + std::min(inner_, prefetched);
     for (int64_t i = begin; i < end; i += Op::line) op.prefetch(i);
+  }
+
+  template <class Chain>
+  static void fold(Chain &sum, double *first, double *second) {
+    sum.add_all_to(first, second);
+    sum = Chain();
+  }
+
+  // Add a plane to sum, and of a long one, from time to time, that to first and second.
+  template <class Op, class Chain>
+  void sum_plane(const Op &op, const Box &box, int64_t sample, int64_t channel, Chain &sum, double *first,
+                 double *second) const {
+    const auto constants = op.constants(Broadcast{channel});
+    const int64_t plane = start(sample, channel), word = word_of(sample, channel);
+    if (inner_ <= shallow) return sum_run<1>(op, constants, plane, 0, inner_, word, sum);
+    for (int64_t i = box.begin; i < box.end; i += deep) {
+      sum_run<Isa::chains>(op, constants, plane, i, std::min(box.end, i + deep), word, sum);
+      if (box.end - box.begin > deep) fold(sum, first, second);
+    }
+  }
+
+  template <class Op>
+  void apply_plane(const Op &op, const Box &box, int64_t sample, int64_t channel) const {
+    const auto constants = op.constants(Broadcast{channel});
+    const int64_t plane = start(sample, channel), word = word_of(sample, channel);
+    int64_t i = box.begin;
+    for (; i + unroll * lanes <= box.end; i += unroll * lanes) {
+      unrolled<unroll>([&](auto k) { op.apply(plane + i + k * lanes, Full(), constants, word + i / lanes + k); });
+    }
+    for (; i + lanes <= box.end; i += lanes) op.apply(plane + i, Full(), constants, word + i / lanes);
+    // Some values are written twice, which is faster than a part of a vector.
+    if (i < box.end) op.apply(plane + box.end - lanes, Full(), constants, word + i / lanes);
   }
 
   // Add the values [i, end) of a plane to sums.

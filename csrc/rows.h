@@ -68,7 +68,9 @@ class Rows {
   BATCHNORM_LOOP void guess_means(const T *x, int64_t, float *means) const {
     if (columns_ == channels_ && rows_ >= guess_values) {
       for_tiles(0, 1, 0, columns_, [&](const Tile &tile, auto part, auto count) {
-        unrolled<count>([&](auto k) { guess_vector(x + tile.column + k * lanes, part, means + tile.slot + k * lanes); });
+        unrolled<count>([&](auto k) {
+          guess_vector(x + tile.column + k * lanes, part, means + tile.slot + k * lanes);
+        });
       });
       return;
     }
@@ -84,23 +86,9 @@ class Rows {
     typename Op::Chain sums[panel / lanes];
     const int64_t stop = std::min(rows_, (index + 1) * chunk_);
     for (int64_t row = index * chunk_; row < stop; row += depth_) {
-      const int64_t end = std::min(stop, row + depth_);
-      for (int64_t left = 0; left < columns_; left += panel) {
-        const int64_t right = std::min(columns_, left + panel);
-        for_strips(row, end, left, right, [&](const Tile &tile, auto part, auto count) {
-          sum_tile(op, tile, part, count, sums + (tile.slot - left) / lanes);
-        });
-        fold(sums, left, right, first, second);
-      }
+      sum_rows(op, row, std::min(stop, row + depth_), columns_, sums, first, second);
     }
-    if (!has_rest(index)) return;
-    for (int64_t left = 0; left < rest_; left += panel) {
-      const int64_t right = std::min(rest_, left + panel);
-      for_tiles(rows_, rows_ + 1, left, right, [&](const Tile &tile, auto part, auto count) {
-        sum_tile(op, tile, part, count, sums + (tile.slot - left) / lanes);
-      });
-      fold(sums, left, right, first, second);
-    }
+    if (has_rest(index)) sum_rows(op, rows_, rows_ + 1, rest_, sums, first, second);
   }
 
   template <class Op>
@@ -171,6 +159,19 @@ class Rows {
   void for_columns(int64_t channel, F f) const {
     for (int64_t sample = 0; sample < columns_; sample += period_) {
       for (int64_t i = 0; i < inner_; ++i) f(sample + channel * inner_ + i);
+    }
+  }
+
+  // Sums are zeros before and after.
+  template <class Op, class Chain>
+  void sum_rows(const Op &op, int64_t row, int64_t end, int64_t columns, Chain *sums, double *first,
+                double *second) const {
+    for (int64_t left = 0; left < columns; left += panel) {
+      const int64_t right = std::min(columns, left + panel);
+      for_strips(row, end, left, right, [&](const Tile &tile, auto part, auto count) {
+        sum_tile(op, tile, part, count, sums + (tile.slot - left) / lanes);
+      });
+      fold(sums, left, right, first, second);
     }
   }
 
