@@ -84,8 +84,33 @@ def test_a_graph_that_needs_the_running_statistics_refuses_to_use_moved_ones(tak
         loss.backward()
 
 
+@pytest.mark.parametrize("with_residual", [False, True], ids=["alone", "residual"])
+@pytest.mark.parametrize("shape", [(8, 5), (1, 5), (3, 5, 4, 4)], ids=str)
+def test_evaluation_does_what_all_the_steps_do(shape, with_residual, taken, monkeypatch):
+    layer = known(5, BatchNorm, activation="relu").eval()
+    before, results = state(layer), []
+    for number in range(2):
+        if number:
+            monkeypatch.setattr(BatchNorm, "_at_once", lambda *_: None)
+        x, residual = rows(*shape).requires_grad_(), rows(*shape, seed=1).requires_grad_()
+        y = layer(x, residual) if with_residual else layer(x)
+        y.square().sum().backward()
+        leaves = (x, residual, layer.weight, layer.bias)
+        results.append([y.detach(), *(t.grad for t in leaves if t.grad is not None)])
+        layer.zero_grad()
+    assert taken == [True]
+    assert all(map(torch.equal, *results))
+    assert all(torch.equal(t, before[name]) for name, t in layer.named_buffers())
+
+
+def test_evaluation_by_the_batch_is_more_than_plain(taken):
+    x = rows(8, 5)
+    y = BatchNorm1d(5, track_running_stats=False).eval()(x)
+    assert taken == [False]
+    torch.testing.assert_close(y, torch.nn.functional.batch_norm(x, None, None, training=True))
+
+
 NOT = {
-    "evaluation": (lambda layer, x: layer.eval()(x), []),
     "mask": (lambda layer, x: layer(x, mask=torch.ones(8, dtype=torch.bool)), []),
     "weights": (lambda layer, x: layer(x, sample_weight=torch.ones(8)), []),
     "double": (lambda layer, x: layer.double()(x.double()), [False]),

@@ -168,7 +168,7 @@ class BatchNorm(Running):
             DtypeError: A tensor holds the wrong kind of values.
         """
         try:
-            if self.training and mask is None and sample_weight is None:
+            if mask is None and sample_weight is None:
                 output = self._at_once(input, residual)
                 if output is not None:
                     return output
@@ -202,24 +202,32 @@ class BatchNorm(Running):
         return output
 
     def _at_once(self, input: Tensor, residual: Tensor | None) -> Tensor | None:
-        """Do a plain training step in one call of a kernel, which moves the running statistics.
+        """Do what is plain in one call of a kernel, which in training moves the running statistics.
 
         None where there is more to it: nothing has changed then, and `_normalize` does it all.
         """
+        act = activations.get(self.activation)
+        after = Affine(self.weight, self.bias, residual, act)
+        if not dispatch.fused(input, residual) or not self._fits(input, after):
+            return None
+        if self.training:
+            return self._step_at_once(input, after)
+        running = self.running_stats()
+        if running is None or not cpu.can_move(running, self.num_features):
+            return None
+        return fused.run(input, after, fused.Step(self.eps, running, constant=True))
+
+    def _step_at_once(self, input: Tensor, after: Affine) -> Tensor | None:
         if self.virtual_batch_size is not None or self.renorm is not None:
             return None
         running, momentum = self.movable(), self.momentum
         if running is None or type(momentum) is not float or not 0 <= momentum <= 1:
             return None
-        act = activations.get(self.activation)
-        after = Affine(self.weight, self.bias, residual, act)
-        if not dispatch.fused(input, residual) or not self._fits(input, after):
+        single = input.numel() == self.num_features
+        if single or not cpu.can_move(running, self.num_features):
             return None
-        if not cpu.can_move(running, self.num_features):
-            return None
-        step = fused.Step(self.eps, running, momentum)
         try:
-            output = fused.run(input, after, step)
+            output = fused.run(input, after, fused.Step(self.eps, running, momentum))
         except fused.NotFiniteError:
             return None
         self.count_moved(running)
@@ -237,7 +245,6 @@ class BatchNorm(Running):
             and (bias is None or bias.shape == each)
             and (input.dim() in ndims if ndims else input.dim() >= 2)
             and input.shape[1] == features
-            and input.numel() > features
             and (residual is None or residual.shape == input.shape)
         )
 
