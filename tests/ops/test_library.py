@@ -65,6 +65,22 @@ def test_a_compiled_layer_is_one_operation_each_way(training):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", [None, "relu", "gelu"])
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_a_compiled_layer_has_the_gradients_of_the_eager_one(training, name):
+    layer = BatchNorm2d(3, activation=name).train(training)
+    results = []
+    for call in (layer, torch.compile(layer, backend="aot_eager", fullgraph=True)):
+        torch.manual_seed(0)
+        x, residual = (torch.randn(2, 3, 4, 5, requires_grad=True) for _ in range(2))
+        y = call(x, residual)
+        leaves = x, residual, layer.weight, layer.bias
+        results.append((y, *torch.autograd.grad(y.square().sum(), leaves)))
+    for ours, eager in zip(*results, strict=True):
+        torch.testing.assert_close(ours, eager, rtol=2**-20, atol=2**-20)
+
+
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("transform", ["vmap", "grad", "jvp"])
