@@ -38,7 +38,7 @@ native: $(READY) ## compile the C++ kernels, or fail; needs g++ or clang++
 	$(BIN)/cmake --build build/native
 
 # Whatever runs, runs the kernels of the sources at hand, or, where they never could be compiled, none.
-kernels: $(READY)
+kernels: $(READY) ## compile the C++ kernels again where their sources have changed
 	@! test -f build/native/build.ninja || $(BIN)/cmake --build build/native -- --quiet || \
 	  { test -z "$$BATCHNORM_REQUIRE_NATIVE" && ! ls $(LIBRARY).* >/dev/null 2>&1; }
 
