@@ -3,7 +3,7 @@
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice, pairwise
 from typing import Any, NamedTuple
@@ -107,7 +107,6 @@ def recalibrate(
     (arXiv:2105.07576), section 3 ("precise" statistics); Chan, Golub & LeVeque 1983 for pooling.
     """
     _check(model, batches, passes, tolerance)
-    start = time.perf_counter()
     every = {n: m for n, m in model.named_modules() if isinstance(m, _BatchNorm)}
     left = _left(every)
     layers = {name: layer for name, layer in every.items() if name not in left}
@@ -120,18 +119,15 @@ def recalibrate(
         no_update(model),
     ):
         plan = _Plan(model, batches, forward or run_on, tolerance, show)
+        start = time.perf_counter()
         _prepare(model)
         done = _run(plan, _groups(plan, layers, passes), layers, before, changed)
-    results = [name for one in done for name in one.populations.items()]
-    pooled = dict(results)
-    rows = [_row(name, m, pooled.get(name), before, left.get(name)) for name, m in every.items()]
-    return Recalibration(
-        tuple(rows),
-        len(done),
-        max((one.batches for one in done), default=0),
-        None if tolerance is None else all(one.converged for one in done),
-        time.perf_counter() - start,
-    )
+        pooled = {name: population for one in done for name, population in one.populations.items()}
+        rows = [_row(n, m, pooled.get(n), before, left.get(n)) for n, m in every.items()]
+        seconds = time.perf_counter() - start
+    longest = max(one.batches for one in done)
+    converged = None if tolerance is None else all(one.converged for one in done)
+    return Recalibration(tuple(rows), len(done), longest, converged, seconds)
 
 
 def _check(
@@ -144,7 +140,7 @@ def _check(
             f"expected tolerance to be None or a positive number of standard deviations, "
             f"found {tolerance!r}"
         )
-    if passes != 1 and iter(batches) is batches:
+    if passes != 1 and isinstance(batches, Iterator):  # iter() may draw random numbers
         raise OptionError(
             f"expected batches that can be gone through again, such as a list or a DataLoader, for "
             f"passes={passes}; found a {type(batches).__name__}, which is used up after one pass"
