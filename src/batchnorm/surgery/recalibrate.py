@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import OptionError, StatisticsError, SurgeryError
-from ..nn import BatchNorm, frozen, no_update
+from ..nn import frozen
 from .batches import Progress, length, run_on, shown
 from .kinds import is_lazy
 from .population import Convergence, Population, distance
@@ -116,14 +116,13 @@ def recalibrate(
         shown(progress) as show,
         torch.no_grad(),
         _eagerly(),
-        no_update(model),
     ):
         plan = _Plan(model, batches, forward or run_on, tolerance, show)
         start = time.perf_counter()
-        _prepare(model)
+        _evaluate(model)
         done = _run(plan, _groups(plan, layers, passes), layers, before, changed)
         pooled = {name: population for one in done for name, population in one.populations.items()}
-        rows = [_row(n, m, pooled.get(n), before, left.get(n)) for n, m in every.items()]
+        rows = [_row(n, m.eps, pooled.get(n), left.get(n)) for n, m in every.items()]
         seconds = time.perf_counter() - start
     longest = max(one.batches for one in done)
     converged = None if tolerance is None else all(one.converged for one in done)
@@ -168,15 +167,10 @@ def _left(layers: Layers) -> dict[str, str]:
     return left
 
 
-def _prepare(model: nn.Module) -> None:
-    """Put all in evaluation mode, and take out what corrects by the old statistics.
-
-    Not by `model.eval()`: a model's own `train` may do more than to set the mode.
-    """
+def _evaluate(model: nn.Module) -> None:
+    """Put all in evaluation mode; not by `eval()`: a model's own `train` may do more than that."""
     for module in model.modules():
         module.training = False
-        if isinstance(module, BatchNorm):
-            module.renorm = module.virtual_batch_size = None
 
 
 def _eagerly() -> AbstractContextManager[Any]:
@@ -245,24 +239,17 @@ def _go_through(plan: _Plan, group: Layers, seen: int, total: int | None) -> _Pa
 def _write(layer: _BatchNorm, population: Population) -> bool:
     """Set the statistics of a layer; say whether there were any."""
     mean, var, known = population.statistics()
-    assert layer.running_mean is not None and layer.running_var is not None
     if not bool(known.any()):
         return False
-    for running, new in ((layer.running_mean, mean), (layer.running_var, var)):
-        new = new.to(running.device, running.dtype)
-        running.copy_(torch.where(known.to(running.device), new, running))
+    assert layer.running_mean is not None and layer.running_var is not None
+    layer.running_mean.copy_(mean)
+    layer.running_var.copy_(var)
     if layer.num_batches_tracked is not None:
         layer.num_batches_tracked.clamp_(min=population.batches)
     return True
 
 
-def _row(
-    name: str,
-    layer: _BatchNorm,
-    population: Population | None,
-    before: Snapshot,
-    left: str | None,
-) -> Recalibrated:
+def _row(name: str, eps: float, population: Population | None, left: str | None) -> Recalibrated:
     if population is None:
         return Recalibrated(name, 0.0, 0, None, None, 0, left)
     count = float(population.moments.count.max())
@@ -271,10 +258,7 @@ def _row(
     if not bool(known.any()):
         reason = "it had no two finite values of a channel" if count or skipped else _NOT_CALLED
         return Recalibrated(name, count, population.batches, None, None, skipped, reason)
-    copies = before.values(layer)
-    old = copies["running_mean"], copies["running_var"]
-    assert old[0] is not None and old[1] is not None
-    shift, ratio = (t[known] for t in distance((old[0], old[1]), (mean, var), layer.eps))
+    shift, ratio = (t[known] for t in distance(population.before, (mean, var), eps))
     most = ratio[ratio.abs().argmax()].exp()
     return Recalibrated(
         name, count, population.batches, _number(shift.max()), _number(most), skipped

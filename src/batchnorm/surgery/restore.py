@@ -9,13 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..nn import BatchNorm
-
-_OPTIONS = ("renorm", "virtual_batch_size")
-
 
 class Snapshot:
-    """Buffers, modes and options of all modules, and the random number generators.
+    """Buffers and modes of all modules, and the random number generators.
 
     Args:
         model: Of it, buffers are copied.
@@ -24,25 +20,13 @@ class Snapshot:
     def __init__(self, model: nn.Module) -> None:
         modules = list(model.modules())
         self.modes = [(module, module.training) for module in modules]
-        self.options = [
-            (layer, {name: getattr(layer, name) for name in _OPTIONS})
-            for layer in modules
-            if isinstance(layer, BatchNorm)
-        ]
         self.buffers = [(module, dict(module._buffers), _copies(module)) for module in modules]
         self.random = Randomness(model)
-
-    def values(self, module: nn.Module) -> dict[str, Tensor | None]:
-        """Give the buffers that a module had."""
-        return next(copies for owner, _, copies in self.buffers if owner is module)[0]
 
     def restore(self, but: Collection[nn.Module] = ()) -> None:
         """Put everything back; the buffers of some modules excepted."""
         for module, mode in self.modes:
             module.training = mode
-        for layer, options in self.options:
-            for name, value in options.items():
-                setattr(layer, name, value)
         for module, tensors, (copies, versions) in self.buffers:
             if not any(module is other for other in but):
                 _put_back(module, tensors, copies, versions)

@@ -1,6 +1,6 @@
 """Layers watched while a model runs: what they are given, and the order they are called in."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -33,25 +33,35 @@ def call_order(layers: Layers) -> Iterator[list[str]]:
 def measured(layers: Layers) -> Iterator[dict[str, Population]]:
     """Pool what layers are given inside the block; each normalizes by its batch meanwhile.
 
-    A batch of one value per channel has no variance: it counts, and is normalized by the running
-    statistics.
+    For that it has the moments of the batch in place of its running statistics: they are computed
+    anyway, and evaluation takes less time than training. What has no variance in a batch, such as
+    one value per channel, is normalized by all there was so far.
+
+    After an exception the buffers are not put back.
     """
-    populations = {
-        name: Population.empty(layer.running_mean)
-        for name, layer in layers.items()
-        if layer.running_mean is not None
-    }
+    populations = {}
+    buffers = {}
+    for name, layer in layers.items():
+        assert layer.running_mean is not None and layer.running_var is not None
+        buffers[name] = {"running_mean": layer.running_mean, "running_var": layer.running_var}
+        populations[name] = Population.empty(layer.running_mean, layer.running_var)
 
     def pool(name: str) -> PreHook:
         def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            layer.training = _pool(populations[name], name, layer, args, kwargs)
+            layer.training = False
+            pair = _pool(populations[name], name, layer, args, kwargs)
+            for key, value in zip(_STATISTICS, pair, strict=bool(pair)):
+                layer._buffers[key] = value.to(buffers[name][key])
 
         return hook
 
-    with _hooked({name: (layers[name], pool(name)) for name in populations}):
+    with _hooked({name: (layer, pool(name)) for name, layer in layers.items()}):
         yield populations
-    for name in populations:
-        layers[name].training = False
+    for name, layer in layers.items():
+        layer._buffers.update(buffers[name])
+
+
+_STATISTICS = ("running_mean", "running_var")
 
 
 def _pool(
@@ -60,15 +70,15 @@ def _pool(
     layer: nn.Module,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-) -> bool:
-    """Add the input of a call; say whether the layer can normalize by it."""
+) -> Sequence[Tensor]:
+    """Add the input of a call; give the mean and the variance it is to be normalized by."""
     given = [*args, *kwargs.values()]
     x = given[0] if given else None
     # What a layer cannot take, it refuses in words of its own.
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() < 2 or not x.numel():
-        return False
+        return ()
     if x.shape[1] != population.moments.mean.shape[0]:
-        return False
+        return ()
     # A subclass of torch's may call something else by these names.
     ours = isinstance(layer, BatchNorm)
     weights = [kwargs.get(key) if ours else None for key in ("mask", "sample_weight")]
@@ -81,10 +91,10 @@ def _pool(
             f"channel, found NaN or infinity in {int(lost.sum())} of {lost.numel()}; the model is "
             f'as it was. Leave such batches out, or set nonfinite="skip" on the layer'
         )
-    if weights == [None, None]:
-        return x.numel() > x.shape[1]
+    if weights == [None, None] and x.numel() > x.shape[1]:
+        return moments.mean, moments.var()
     effective = moments.count if moments.effective is None else moments.effective
-    return bool((effective > 1).any())
+    return population.unless(effective > 1, moments.mean, moments.var())
 
 
 @contextmanager
