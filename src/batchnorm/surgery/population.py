@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .. import shapes
 from ..moments import Moments, mean_and_var
-from ..ops import dispatch, normalize
+from ..ops import normalize
 
 NEAR = 64.0
 """Largest mean²/variance at which the mean of a batch may be rounded to float32.
@@ -21,8 +21,8 @@ distance of the batch's mean from that of all: by up to 2^-21 where that is a st
 def measure(x: Tensor, mask: Tensor | None = None, sample_weight: Tensor | None = None) -> Moments:
     """Compute the moments of every channel, in float64.
 
-    Where the compiled kernels serve, they do it in one pass over the memory and round the result
-    to float32; channels whose mean is far from 0, or whose squares overflow, are done again.
+    On the CPU the kernels do it, in one or two passes over the memory, and round the result to
+    float32; channels whose mean is far from 0, or whose squares overflow, are then done again.
 
     Args:
         x: Values (N, C, *S), not empty.
@@ -40,7 +40,7 @@ def measure(x: Tensor, mask: Tensor | None = None, sample_weight: Tensor | None 
     if mask is not None or sample_weight is not None:
         return Moments.of(_wide(x), mask, sample_weight)
     count = shapes.count_per_channel(x.shape)
-    if not dispatch.fused(x):
+    if not x.is_cpu or x.dtype is torch.float64:
         return Moments.from_var(count, *_in_float64(x))
     mean, var = map(_wide, normalize.stats(x))
     far = ~(mean.square() <= NEAR * var) | ~var.isfinite()
