@@ -340,6 +340,18 @@ def test_layers_that_have_nothing_to_measure_are_left_with_the_reason():
     assert model.unused.num_batches_tracked == 0
 
 
+def test_where_all_is_frozen_nothing_runs():
+    model = make()
+    bn.freeze(model)
+
+    def never(model, batch):
+        raise AssertionError
+
+    result = bn.recalibrate(model, batches(), never, tolerance=0.1)
+    assert (result.passes, result.batches, result.converged) == (0, 0, None)
+    assert all("frozen" in row.left for row in result.layers)
+
+
 @each_origin
 def test_one_value_in_all_is_no_population(norm):
     layer = NORMS[norm][0](2)

@@ -1,7 +1,10 @@
 """Whatever goes wrong while a model is recalibrated: it is what it was, bit for bit."""
 
 import copy
+import os
 import random
+import signal
+import threading
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ import torch
 from torch import nn
 
 import batchnorm as bn
+from batchnorm.surgery import restore
 from batchnorm.surgery.population import Population
 
 
@@ -273,3 +277,43 @@ def test_within_accumulate_and_no_update():
     with bn.no_update(other), bn.accumulate(other):
         bn.recalibrate(other, batches())
     assert torch.equal(net[0].running_var, other[0].running_var)
+
+
+@pytest.mark.parametrize("fails", [True, False], ids=["failure", "success"])
+def test_ctrl_c_while_the_model_is_restored(fails, monkeypatch):
+    net, put_back = model(), restore._put_back
+    before, pressed = everything(net), []
+
+    def disturbed(*args):
+        if not pressed:
+            pressed.append(True)
+            os.kill(os.getpid(), signal.SIGINT)
+        put_back(*args)
+
+    monkeypatch.setattr(restore, "_put_back", disturbed)
+    forward = raising(RuntimeError("no"), 2 if fails else 99)
+    with pytest.raises(KeyboardInterrupt):
+        bn.recalibrate(net, batches(), forward)
+    assert pressed
+    assert_same(everything(net), before)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_in_another_thread():
+    net, other = nn.Sequential(bn.BatchNorm1d(3)), nn.Sequential(bn.BatchNorm1d(3))
+    bn.recalibrate(net, batches())
+    thread = threading.Thread(target=bn.recalibrate, args=(other, batches()))
+    thread.start()
+    thread.join()
+    assert torch.equal(net[0].running_var, other[0].running_var)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
+def test_a_script_beside_the_layers():
+    script = torch.jit.script(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)))
+    net = nn.Sequential(script, bn.BatchNorm1d(3))
+    before = {n: t.clone() for n, t in script.named_buffers()}
+    result = bn.recalibrate(net, batches())
+    assert [row.name for row in result.layers] == ["1"]
+    assert all(torch.equal(t, before[n]) for n, t in script.named_buffers())
+    assert script.training and script[1].training

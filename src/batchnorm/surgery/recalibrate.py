@@ -124,8 +124,9 @@ def recalibrate(
         pooled = {name: population for one in done for name, population in one.populations.items()}
         rows = [_row(n, m.eps, pooled.get(n), left.get(n)) for n, m in every.items()]
         seconds = time.perf_counter() - start
-    longest = max(one.batches for one in done)
-    converged = None if tolerance is None else all(one.converged for one in done)
+    longest = max((one.batches for one in done), default=0)
+    asked = tolerance is not None and done
+    converged = all(one.converged for one in done) if asked else None
     return Recalibration(tuple(rows), len(done), longest, converged, seconds)
 
 
@@ -182,7 +183,7 @@ def _eagerly() -> AbstractContextManager[Any]:
 def _groups(plan: _Plan, layers: Layers, passes: int | None) -> list[Layers]:
     """Split the layers into groups of neighbors, in the order in which they are called first."""
     if passes == 1 or len(layers) <= 1:
-        return [layers]
+        return [layers] if layers else []
     with call_order(layers) as order:
         for batch in islice(iter(plan.batches), 1):
             plan.forward(plan.model, batch)

@@ -1,6 +1,8 @@
 """A model that is only borrowed: whatever is done to it, it comes back as it was."""
 
 import random
+import signal
+import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,12 +27,13 @@ class Snapshot:
 
     def restore(self, but: Collection[nn.Module] = ()) -> None:
         """Put everything back; the buffers of some modules excepted."""
-        for module, mode in self.modes:
-            module.training = mode
-        for module, tensors, (copies, versions) in self.buffers:
-            if not any(module is other for other in but):
-                _put_back(module, tensors, copies, versions)
-        self.random.restore()
+        with _undisturbed():
+            for module, mode in self.modes:
+                module.training = mode
+            for module, tensors, (copies, versions) in self.buffers:
+                if not any(module is other for other in but):
+                    _put_back(module, tensors, copies, versions)
+            self.random.restore()
 
 
 def _copies(module: nn.Module) -> tuple[dict[str, Tensor | None], dict[str, int | None]]:
@@ -54,7 +57,7 @@ def _put_back(
         if versions[name] is None or _version(tensor) != versions[name]:
             with torch.no_grad():
                 tensor.copy_(copy)
-    for name in module._buffers.keys() - tensors.keys():
+    for name in set(module._buffers.keys()) - set(tensors):  # of a script, keys() is a list
         del module._buffers[name]
 
 
@@ -84,6 +87,23 @@ class Randomness:
         """Let all generators go on from where they were."""
         for put, state in self.states:
             put(state)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let Ctrl-C wait for the end of the block: half restored would not be restored."""
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed = []
+    signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if pressed and callable(handler):
+        handler(signal.SIGINT, None)
 
 
 @contextmanager
