@@ -72,12 +72,8 @@ def _pool(
     kwargs: dict[str, Any],
 ) -> Sequence[Tensor]:
     """Add the input of a call; give the mean and the variance it is to be normalized by."""
-    given = [*args, *kwargs.values()]
-    x = given[0] if given else None
-    # What a layer cannot take, it refuses in words of its own.
-    if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() < 2 or not x.numel():
-        return ()
-    if x.shape[1] != population.moments.mean.shape[0]:
+    x = _input([*args, *kwargs.values()], population)
+    if x is None:
         return ()
     # A subclass of torch's may call something else by these names.
     ours = isinstance(layer, BatchNorm)
@@ -95,6 +91,14 @@ def _pool(
         return moments.mean, moments.var()
     effective = moments.count if moments.effective is None else moments.effective
     return population.unless(effective > 1, moments.mean, moments.var())
+
+
+def _input(given: Sequence[Any], population: Population) -> Tensor | None:
+    """Give the input if there is something to measure; what is wrong, the layer itself refuses."""
+    x = given[0] if given else None
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() < 2 or not x.numel():
+        return None
+    return x if x.shape[1] == population.moments.mean.shape[0] else None
 
 
 @contextmanager
