@@ -151,6 +151,21 @@ def test_groups_are_of_neighbors_in_the_order_of_calls():
         assert_population(model.get_submodule(name), values[name])
 
 
+def test_the_order_is_that_of_calls_not_of_registration():
+    class Backwards(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.last, self.middle, self.first = (bn.BatchNorm2d(2) for _ in range(3))
+
+        def forward(self, x):
+            return self.last(self.middle(self.first(x).relu()).exp())
+
+    model, loader = Backwards(), batches(drift=0.5)
+    bn.recalibrate(model, loader, passes=None)
+    for name, values in inputs_of(model, loader).items():
+        assert_population(model.get_submodule(name), values)
+
+
 @each_pass
 def test_batches_of_any_size_give_what_one_batch_gives_in_the_first_layer(passes):
     whole = torch.cat(batches())

@@ -279,6 +279,15 @@ def test_within_accumulate_and_no_update():
     assert torch.equal(net[0].running_var, other[0].running_var)
 
 
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C raises, also where the tests run in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("fails", [True, False], ids=["failure", "success"])
 def test_ctrl_c_while_the_model_is_restored(fails, monkeypatch):
     net, put_back = model(), restore._put_back
