@@ -318,10 +318,18 @@ def test_a_model_is_measured_again_after_weights_were_averaged():
 
 def test_a_compiled_model_is_measured():
     model, other, loader = make(), make(), batches()
-    compiled = torch.compile(model, backend="eager")
+    graphs = []
+
+    def backend(graph, examples):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(model, backend=backend)
     compiled(loader[0])
     other(loader[0])
+    made = len(graphs)
     bn.recalibrate(compiled, loader)
+    assert len(graphs) == made, "hooks were compiled"
     bn.recalibrate(other, loader)
     for name, buffer in other.named_buffers():
         torch.testing.assert_close(model.get_buffer(name), buffer, rtol=1e-5, atol=1e-5)

@@ -175,7 +175,7 @@ def _evaluate(model: nn.Module) -> None:
 
 
 def _eagerly() -> AbstractContextManager[Any]:
-    """Let compiled models run as they are written: they do not see hooks set after compiling."""
+    """Let compiled models run as they are written: hooks would be compiled into new graphs."""
     compiled = "torch._dynamo" in sys.modules
     return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
