@@ -23,7 +23,9 @@ if TYPE_CHECKING:
         no_update,
         recompute,
     )
+    from .surgery.freeze import freeze, unfreeze
     from .surgery.insert import insert
+    from .surgery.recalibrate import recalibrate
 
 _MODULE_BY_NAME = {
     "BatchNorm1d": ".nn",
@@ -35,11 +37,14 @@ _MODULE_BY_NAME = {
     "Moments": ".moments",
     "Renorm": ".nn",
     "accumulate": ".nn",
+    "freeze": ".surgery",
     "functional": ".functional",
     "insert": ".surgery",
     "no_update": ".nn",
+    "recalibrate": ".surgery",
     "recompute": ".nn",
     "study": ".study",
+    "unfreeze": ".surgery",
 }
 
 __all__ = [
@@ -52,11 +57,14 @@ __all__ = [
     "Moments",
     "Renorm",
     "accumulate",
+    "freeze",
     "functional",
     "insert",
     "no_update",
+    "recalibrate",
     "recompute",
     "study",
+    "unfreeze",
 ]
 
 

@@ -304,4 +304,14 @@ FEATURES = (
     Feature("accum", LIFE, "the first three batches within `accumulate`", pooled=True),
     Feature("eval", LIFE, "an evaluation between training steps", insert=steps.add_evaluation),
     Feature("evals", LIFE, "evaluation from the second step on", fill=steps.freeze),
+    Feature(
+        "fixed",
+        LIFE,
+        "statistics frozen by `bn.freeze` from the second step on",
+        fill=steps.hold,
+        apart={
+            "notrack": Pointless("there are no running statistics to normalize by"),
+            "evals": Pointless("freezing makes of training what evaluation is already"),
+        },
+    ),
 )

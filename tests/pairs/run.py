@@ -43,7 +43,9 @@ class Ours:
         constant = [name for names in self.case.all("constant") for name in names]
         batch = []
         for layer, step in zip(self.layers, steps, strict=True):
-            layer.train(step.training)
+            layer.train(step.training or step.frozen)
+            if step.frozen:
+                bn.freeze(layer, affine=False)
             given = Given(
                 step.x.detach().requires_grad_(),
                 None if step.residual is None else step.residual.detach().requires_grad_(),

@@ -20,6 +20,8 @@ class Step:
     mask: Tensor | None = None
     sample_weight: Tensor | None = None
     training: bool = True
+    frozen: bool = False
+    """In training, by a frozen layer: the twin evaluates."""
     quiet: bool = False
     """Within `no_update`."""
     single: bool = False
@@ -93,6 +95,11 @@ def add_evaluation(steps: list[Step], draw: Draw) -> None:
 def freeze(steps: list[Step], draw: Draw) -> None:
     for step in steps[1:]:
         step.training = False
+
+
+def hold(steps: list[Step], draw: Draw) -> None:
+    for step in steps[1:]:
+        step.training, step.frozen = False, step.training
 
 
 def give_masks(steps: list[Step], draw: Draw) -> None:

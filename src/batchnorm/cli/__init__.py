@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import typer
 
 from ..errors import CommandError
-from . import bench, env, report, study
+from . import bench, env, recalibrate, report, study
 
 app = typer.Typer(
     name="batchnorm",
@@ -16,6 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("study", cls=study.Command)(study.command)
+app.command("recalibrate")(recalibrate.command)
 app.command("bench")(bench.command)
 app.command("report")(report.command)
 app.command("env")(env.command)

@@ -189,7 +189,7 @@ class BatchNorm(Running):
             self._check_input_dim(input)
         running = self.running_stats()
         after = Affine(self.weight, self.bias, residual, activations.get(self.activation))
-        if not self.training:
+        if not self.learning:
             if running is not None:
                 return compose.evaluate(input, running, after, self.eps, mask)
             options = compose.Options(self.eps)
@@ -210,7 +210,7 @@ class BatchNorm(Running):
         after = Affine(self.weight, self.bias, residual, act)
         if not dispatch.fused(input, residual) or not self._fits(input, after):
             return None
-        if self.training:
+        if self.learning:
             return self._step_at_once(input, after)
         running = self.running_stats()
         if running is None or not cpu.can_move(running, self.num_features):
@@ -267,6 +267,10 @@ class BatchNorm(Running):
             for name, default in _OURS.items()
             if getattr(self, name) != default
         ]
+        parts = {"statistics": self.frozen_statistics, "affine": bool(self.frozen_affine)}
+        frozen = [name for name, is_frozen in parts.items() if is_frozen]
+        if frozen:
+            ours.append(f"frozen={' and '.join(frozen)!r}")
         return ", ".join([super().extra_repr(), *ours])  # type: ignore[no-untyped-call]
 
     def _check_input_dim(self, input: Tensor) -> None:

@@ -41,6 +41,10 @@ class Running(_BatchNorm):
     """Number of `no_update` blocks around."""
     pools: list[Pool]
     """What the `accumulate` blocks around have merged so far, the innermost last."""
+    frozen_statistics: bool = False
+    """Whether `freeze` keeps the statistics as they are, and normalizes by them in training."""
+    frozen_affine: tuple[str, ...] = ()
+    """Names of the parameters from which `freeze` has taken the gradient."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -88,6 +92,11 @@ class Running(_BatchNorm):
     def discard(self, pool: Pool) -> None:
         """Forget a pool."""
         self.pools = [other for other in self.pools if other is not pool]
+
+    @property
+    def learning(self) -> bool:
+        """Whether the layer normalizes by the batch, and learns from it."""
+        return self.training and not self.frozen_statistics
 
     def running_stats(self) -> tuple[Tensor, Tensor] | None:
         """Give the running mean and variance; None for a layer that keeps none."""
