@@ -189,7 +189,7 @@ class BatchNorm(Running):
             self._check_input_dim(input)
         running = self.running_stats()
         after = Affine(self.weight, self.bias, residual, activations.get(self.activation))
-        if not self.learning:
+        if not self.is_learning():
             if running is not None:
                 return compose.evaluate(input, running, after, self.eps, mask)
             options = compose.Options(self.eps)
@@ -210,7 +210,7 @@ class BatchNorm(Running):
         after = Affine(self.weight, self.bias, residual, act)
         if not dispatch.fused(input, residual) or not self._fits(input, after):
             return None
-        if self.learning:
+        if self.is_learning():
             return self._step_at_once(input, after)
         running = self.running_stats()
         if running is None or not cpu.can_move(running, self.num_features):

@@ -93,8 +93,7 @@ class Running(_BatchNorm):
         """Forget a pool."""
         self.pools = [other for other in self.pools if other is not pool]
 
-    @property
-    def learning(self) -> bool:
+    def is_learning(self) -> bool:
         """Whether the layer normalizes by the batch, and learns from it."""
         return self.training and not self.frozen_statistics
 
