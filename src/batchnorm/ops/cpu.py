@@ -80,8 +80,13 @@ def readable(x: Tensor) -> Tensor:
     return x if sizes(x) is not None else x.contiguous()
 
 
-def prepare(x: Tensor, after: Affine) -> tuple[Sizes, Affine]:
+def prepare(x: Tensor, after: Affine, at: Sizes | None = None) -> tuple[Sizes, Affine]:
     """Convert and copy what follows where the kernels could not read it.
+
+    Args:
+        x: Input.
+        after: What follows.
+        at: What `sizes` has given for an x that is known to be for the kernels; None: it is asked.
 
     Returns:
         The sizes of x, and what follows.
@@ -89,7 +94,7 @@ def prepare(x: Tensor, after: Affine) -> tuple[Sizes, Affine]:
     Raises:
         ShapeError: A tensor is not for the kernels.
     """
-    at = dense(x)
+    at = dense(x) if at is None else at
     weight, bias, residual, act = after
     channels = at[1]
     readable_weight = None if weight is None else _vector(weight, channels)

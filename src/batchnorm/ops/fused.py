@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import composite, cpu, recompute
-from .affine import Affine
+from .affine import Affine, finish
 from .cpu import INVSTD, MEAN, Pair, Sizes
 
 
@@ -71,8 +71,10 @@ def run(x: Tensor, after: Affine, step: Step) -> Tensor:
         NotFiniteError: The running statistics could not be moved; nothing has changed.
     """
     weight, bias, residual, act = after
-    x = cpu.readable(x)
-    step.at, step.after = cpu.prepare(x, after)
+    at = cpu.sizes(x)
+    if at is None:
+        x = x.contiguous()
+    step.at, step.after = cpu.prepare(x, after, at)
     if not torch.is_grad_enabled() or not (
         x.requires_grad
         or (weight is not None and weight.requires_grad)
@@ -190,5 +192,5 @@ def _before(
         assert slope is not None
         return grad_y * slope
     z = composite.normalize(x, *by, after.weight, after.bias)
-    z = z if after.residual is None else z + after.residual
-    return act.backward(grad_y, act.forward(z) if act.from_output else z)
+    before = Affine(residual=after.residual, act=act if act.from_output else None)
+    return act.backward(grad_y, finish(z, before, z.dtype))

@@ -83,9 +83,8 @@ def _backward(
     needs: list[bool],
     *after: Any,
 ) -> tuple[Tensor, ...]:
-    wanted = needs[0], needs[1], needs[2], needs[3]
     x = cpu.readable(x)
-    grads = cpu.backward(grad_y, x, vectors, _affine(*after), None, wanted, constant)
+    grads = cpu.backward(grad_y, x, vectors, _affine(*after), None, needs, constant)
     return tuple(x.new_empty(0) if grad is None else grad for grad in grads)
 
 
@@ -114,7 +113,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
     x, (weight, bias, residual, act) = inputs[0], inputs[-4:]
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(x, output[1], weight, bias, residual if act is not None else None)
-    ctx.constant, ctx.act, ctx.has_residual = constant, act, residual is not None
+    ctx.constant, ctx.act = constant, act
 
 
 def _differentiate(ctx: Any, grad_y: Tensor, _: Any) -> tuple[Tensor | None, ...]:
