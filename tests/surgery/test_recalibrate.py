@@ -427,6 +427,39 @@ def test_an_object_is_the_argument_of_a_model_that_takes_one():
     assert_population(model.norm, x.double().T)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_one_value_is_normalized_by_all_there_was_so_far(masked):
+    first, second = bn.BatchNorm1d(1), bn.BatchNorm1d(1)
+    model = nn.ModuleList([first, second])
+    x, one = torch.tensor([[1.0], [2.0], [4.0], [7.0]]), torch.tensor([[10.0]])
+    loader = [(x, None), (one, None)]
+    if masked:
+        hidden = torch.tensor([[3.0], [10.0], [99.0]])
+        loader[1] = hidden, torch.tensor([False, True, False])
+
+    def forward(model, batch):
+        x, mask = batch
+        second(first(x, mask=mask), mask=mask)
+
+    bn.recalibrate(model, loader, forward)
+    x, every = x.double(), torch.cat([x, one]).double()
+    expected = [
+        (x - x.mean()) / (x.var(correction=0) + 1e-5).sqrt(),
+        (one - every.mean()) / (every.var() + 1e-5).sqrt(),
+    ]
+    assert_population(first, every.T)
+    assert_population(second, torch.cat(expected).T)
+
+
+def test_a_forward_that_switches_to_training_does_not_disturb():
+    model, other = (nn.Sequential(bn.BatchNorm1d(2), nn.BatchNorm1d(2)) for _ in range(2))
+    loader = [k + torch.randn(8, 2) for k in range(4)]
+    bn.recalibrate(model, loader, lambda model, x: model.train()(x))
+    bn.recalibrate(other, loader)
+    for name, buffer in other.named_buffers():
+        assert torch.equal(model.get_buffer(name), buffer), name
+
+
 @pytest.mark.parametrize("momentum", [0.1, None])
 def test_momentum_stays_and_counters_grow_to_the_number_of_batches(momentum):
     fresh, old = (bn.BatchNorm1d(2, momentum=momentum) for _ in range(2))
