@@ -19,7 +19,7 @@ from .kinds import is_lazy
 from .population import Convergence, Population, distance
 from .recalibration import Recalibrated, Recalibration
 from .restore import Snapshot, borrowed
-from .watch import Layers, call_order, measured
+from .meter import Layers, call_order, measured
 
 Forward = Callable[[Any, Any], object]
 
