@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         no_update,
         recompute,
     )
+    from .surgery.fold import fold
     from .surgery.insert import insert
 
 _MODULE_BY_NAME = {
@@ -35,6 +36,7 @@ _MODULE_BY_NAME = {
     "Moments": ".moments",
     "Renorm": ".nn",
     "accumulate": ".nn",
+    "fold": ".surgery",
     "functional": ".functional",
     "insert": ".surgery",
     "no_update": ".nn",
@@ -52,6 +54,7 @@ __all__ = [
     "Moments",
     "Renorm",
     "accumulate",
+    "fold",
     "functional",
     "insert",
     "no_update",

@@ -1,0 +1,120 @@
+"""What about a module itself forbids to change what it computes; always the reason, in words."""
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.parametrize import is_parametrized
+
+from ..errors import SurgeryError
+from ..nn.batch_norm import BatchNorm
+from .graph import Call, Graph
+from .kinds import DIM_BY_LAYER, runs_as
+from .replace import has_hooks, keepers
+
+NORMS: tuple[type[nn.Module], ...] = (_BatchNorm, nn.SyncBatchNorm, BatchNorm)
+LAYERS: tuple[type[nn.Module], ...] = tuple(DIM_BY_LAYER)
+
+
+def described(model: nn.Module, name: str) -> str:
+    """A module as messages call it."""
+    return f"{type(model.get_submodule(name)).__name__} '{name or 'the model itself'}'"
+
+
+def require_readable(model: nn.Module) -> None:
+    """Refuse models whose modules are not Python any more.
+
+    Raises:
+        SurgeryError: A part is compiled.
+    """
+    for name, module in model.named_modules():
+        is_compiled = type(module).__name__ == "OptimizedModule" and hasattr(module, "_orig_mod")
+        if isinstance(module, torch.jit.ScriptModule) or is_compiled:
+            raise SurgeryError(
+                f"'{name or 'the model itself'}' is compiled; expected a model of Python modules. "
+                "Do this before torch.compile or torch.jit.script."
+            )
+
+
+def about_norm(model: nn.Module, graph: Graph, name: str) -> str | None:
+    """Say what forbids to fold a normalization anywhere; None if nothing does."""
+    norm = model.get_submodule(name)
+    if not name:
+        return "it is the model itself"
+    if not runs_as(norm, NORMS):
+        return f"its class {type(norm).__name__} has a forward of its own"
+    reason = _about_module(model, name)
+    if reason:
+        return reason
+    if norm.running_mean is None or norm.running_var is None:
+        return "it has no running statistics, so it depends on the batch"
+    reason = _about_calls(graph, name)
+    if reason:
+        return reason
+    kept = next(keepers(model, norm), None)
+    if kept:
+        return f"the attribute '{kept}' holds it, too, outside of the tree of modules"
+    return about_reads(model, graph, name)
+
+
+def about_layer(model: nn.Module, graph: Graph, name: str) -> str | None:
+    """Say what forbids to change the weights of a layer; None if nothing does."""
+    layer = model.get_submodule(name)
+    reason = _about_module(model, name)
+    if reason:
+        return f"{described(model, name)}: {reason}"
+    for attribute in ("weight", "bias"):
+        own = getattr(layer, attribute)
+        if not (isinstance(own, nn.Parameter) or (own is None and attribute == "bias")):
+            return f"the {attribute} of {described(model, name)} is not a parameter"
+    if layer.weight.is_complex():
+        return f"{described(model, name)} is {layer.weight.dtype}"
+    reason = about_reads(model, graph, name)
+    return reason and f"{described(model, name)}: {reason}"
+
+
+def about_reads(model: nn.Module, graph: Graph, name: str) -> str | None:
+    """Say who reads the tensors of a module outside of its calls; None if nobody does."""
+    shared = {n.rpartition(".")[0] for value in graph.tensors_of(name) for n in value.names}
+    owners = {other for other in shared if _is_torch(model.get_submodule(other))}
+    who = graph.reads_elsewhere(name, {name} | owners)
+    return who and f"its parameters or buffers are read by {who}"
+
+
+def functional_norms(model: nn.Module, graph: Graph) -> list[Call]:
+    """Calls of `F.batch_norm` outside of layers for it."""
+    found = []
+    for call in graph.calls:
+        if call.name is None and getattr(call.what, "__name__", "") == "batch_norm":
+            inside = call.module
+            name = inside.name if inside else None
+            if name is None or not isinstance(model.get_submodule(name), _BatchNorm):
+                found.append(call)
+    return found
+
+
+def _about_module(model: nn.Module, name: str) -> str | None:
+    module = model.get_submodule(name)
+    if is_parametrized(module):
+        kinds = sorted({type(p).__name__ for ps in module.parametrizations.values() for p in ps})
+        return (
+            f"a parametrization ({', '.join(kinds)}) computes its weights; "
+            "torch.nn.utils.parametrize.remove_parametrizations makes them fixed"
+        )
+    return "it has hooks, which would see other values" if has_hooks(module) else None
+
+
+def _about_calls(graph: Graph, name: str) -> str | None:
+    calls = graph.calls_of(name)
+    if not calls:
+        return "it did not run on the example"
+    for call in calls:
+        if call.training:
+            return "it is in training mode even when the model is in evaluation"
+        extra = [key for key in ("mask", "sample_weight") if call.kwargs.get(key) is not None]
+        if extra:
+            return f"it is called with {extra[0]}="
+    return None
+
+
+def _is_torch(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("torch.nn.")
