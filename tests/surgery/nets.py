@@ -1,4 +1,4 @@
-"""What the tests of surgery share: random statistics, and float64 outputs to hold results against."""
+"""What the tests of surgery share: random statistics, and float64 outputs to compare with."""
 
 import copy
 

@@ -57,7 +57,7 @@ def into_outputs(layer: nn.Module, own: Weights, after: Affine) -> Weights:
     weight, scale = own.weight, after.scale
     if isinstance(layer, TRANSPOSED):
         groups = int(layer.groups)
-        grouped = weight.unflatten(0, (groups, -1))  # (groups, in, out, *kernel)
+        grouped = weight.reshape(groups, -1, *weight.shape[1:])  # (groups, in, out, *kernel)
         by_output = scale.view(groups, 1, -1, *[1] * (weight.dim() - 2))
         scaled = (grouped * by_output).flatten(0, 1)
     else:
@@ -79,7 +79,7 @@ def into_inputs(layer: nn.Module, own: Weights, before: Affine) -> Weights:
     groups = int(getattr(layer, "groups", 1))
     axis = 0 if isinstance(layer, TRANSPOSED) else 1
     # as (groups, out or in, in or out, *kernel), with the inputs on the same axis as before + 1
-    grouped = weight.unflatten(0, (groups, -1))
+    grouped = weight.reshape(groups, -1, *weight.shape[1:])
     shape = [1] * grouped.dim()
     shape[0], shape[axis + 1] = groups, -1
     summed = tuple(i for i in range(1, grouped.dim()) if i != 2 - axis)

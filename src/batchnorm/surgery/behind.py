@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from .draft import Draft, Target
 from .graph import Call, Graph, Step, Value
 from .kinds import runs_as
-from .obstacles import LAYERS, about_layer, described
+from .obstacles import LAYERS, about_layer, about_module, described
 from .trail import Trail, is_move
 
 FUNCTIONS = (
@@ -53,6 +53,9 @@ def _source(model: nn.Module, graph: Graph, norm: Call) -> tuple[Call, Target] |
     if isinstance(found, str):
         return found
     trail, layer = found
+    reason = _about_module_of(model, layer)
+    if reason:
+        return reason
     reason = _seen_on_the_way(graph, trail, norm) or _is_residual_too(norm, trail)
     if reason:
         return f"{layer} feeds it, but {reason}"
@@ -81,7 +84,7 @@ def _trail_to(end: Value) -> tuple[Trail, Call] | str:
             return f"{step} feeds it, not a layer"
         steps.append(step)
         value = step.reads[0]
-    return "an input of the model feeds it" if value.varies else "a constant feeds it"
+    return "a parameter feeds it" if value.names else "an input of the model feeds it"
 
 
 def _layer_call(step: Step, value: Value) -> Call | None:
@@ -92,7 +95,8 @@ def _layer_call(step: Step, value: Value) -> Call | None:
 
 
 def _seen_on_the_way(graph: Graph, trail: Trail, norm: Call) -> str | None:
-    for value, reader in zip(trail.values, [*trail.steps, norm], strict=True):
+    readers: list[Call | Step] = [*trail.steps, norm]
+    for value, reader in zip(trail.values, readers, strict=True):
         who = graph.others_that_read(value, reader)
         if who:
             return who
@@ -103,6 +107,14 @@ def _is_residual_too(norm: Call, trail: Trail) -> str | None:
     residual = argument(norm, 1, "residual")
     is_same = isinstance(residual, Value) and residual is trail.end
     return "it is the residual, too" if is_same else None
+
+
+def _about_module_of(model: nn.Module, layer: Call) -> str | None:
+    name = layer.module.name if layer.module else None
+    if name is None or not isinstance(model.get_submodule(name), LAYERS):
+        return None
+    reason = about_module(model, name)
+    return reason and f"{described(model, name)}: {reason}"
 
 
 def _module_of(model: nn.Module, graph: Graph, layer: Call) -> str | None:

@@ -19,7 +19,7 @@ class Draft:
 
     def read(self, name: str, attribute: str) -> Tensor | None:
         """A parameter or buffer of a module, in float64, not rounded since it was changed."""
-        tensor = getattr(self.model.get_submodule(name), attribute)
+        tensor: Tensor | None = getattr(self.model.get_submodule(name), attribute)
         if tensor is None:
             return None
         return self._exact.get((name, attribute), tensor.detach().to("cpu", torch.float64))

@@ -14,6 +14,7 @@ from .behind import argument, targets_behind
 from .changes import Changes
 from .draft import Draft, Fold, fits
 from .example import Example
+from .exported import raised
 from .graph import Graph
 from .obstacles import about_norm, described, functional_norms, require_readable
 from .prove import require_equal
@@ -22,6 +23,13 @@ from .walk import require_materialized
 from .watch import watch
 
 M = TypeVar("M", bound=nn.Module)
+
+_SIDES = {
+    "output": "nothing else reads its output",
+    "input": "nothing else feeds its input",
+    "norm": "nothing else feeds it",
+}
+"""What had to be shown of the modules that take a normalization over."""
 
 
 class Folded(NamedTuple, Generic[M]):
@@ -93,7 +101,7 @@ def fold(
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
         >>> folded, changes = fold(model, torch.randn(2, 3, 8, 8))
         >>> print(changes)
-        1: fold into Conv2d '0' (it feeds nothing else)
+        1: fold into Conv2d '0' (nothing else reads its output)
         >>> folded
         Sequential(
           (0): Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))
@@ -106,17 +114,21 @@ def fold(
     require_materialized(model)
     require_readable(model)
     example = Example(example_inputs, example_kwargs or {})
-    draft = Draft(copy_model(model))
-    folds, changes = _fold_all(draft, example)
+    edited = raised(copy_model(model))
+    folds, changes, eps = _fold_all(Draft(edited), example)
     if dry_run:
         return changes
     if folds:
-        _prove(model, draft.model, folds, example)
-    return Folded(draft.model, changes)
+        _prove(model, edited, folds, example, eps)
+    return Folded(edited, changes)
 
 
-def _fold_all(draft: Draft, example: Example) -> tuple[list[Fold], Changes]:
-    """Fold until nothing more can be: one round can make room for the next."""
+def _fold_all(draft: Draft, example: Example) -> tuple[list[Fold], Changes, float]:
+    """Fold until nothing more can be, as one round can make room for the next.
+
+    Returns:
+        What was folded, that and what was left as a list for people, and `Graph.eps`.
+    """
     folds: list[Fold] = []
     done = Changes()
     while True:
@@ -124,7 +136,7 @@ def _fold_all(draft: Draft, example: Example) -> tuple[list[Fold], Changes]:
         round_ = _Round(draft, graph)
         left = round_.run()
         if not round_.folds:
-            return folds, Changes([*done, *left])
+            return folds, Changes([*done, *left]), graph.eps
         folds += round_.folds
         done += round_.changes
 
@@ -156,28 +168,26 @@ class _Round:
         if self.graph.decisions:
             reason = f"{self.graph.decisions[0]} decides by values which code runs"
             return Change(name, "leave alone", reason)
-        reason = about_norm(self.draft.model, self.graph, name) or self._fold(name)
-        return Change(name, "leave alone", reason) if reason else None
+        why = about_norm(self.draft.model, self.graph, name) or self._fold(name)
+        return Change(name, "leave alone", why) if why else None
 
     def _fold(self, name: str) -> str | None:
-        behind = targets_behind(self.draft, self.graph, name)
-        targets = behind
-        if isinstance(behind, str):
-            targets = targets_ahead(self.draft, self.graph, name)
-            if isinstance(targets, str):
-                return f"{behind}; {targets}"
-        assert not isinstance(targets, str)
+        targets = targets_behind(self.draft, self.graph, name)
+        if isinstance(targets, str):
+            ahead = targets_ahead(self.draft, self.graph, name)
+            if isinstance(ahead, str):
+                return f"{targets}; {ahead}"
+            targets = ahead
         fold = Fold(name, targets, self._has_residual(name))
         reason = fits(self.draft, fold.new_tensors(self.draft))
-        if reason:
-            return reason
-        self._note(fold, "it feeds nothing else" if targets is behind else "it reads nothing else")
-        return None
+        if reason is None:
+            self._take(fold)
+        return reason
 
-    def _note(self, fold: Fold, reason: str) -> None:
+    def _take(self, fold: Fold) -> None:
         into = ", ".join(described(self.draft.model, target.name) for target in fold.targets)
-        more = _explained(self.draft, fold)
-        self.changes.append(Change(fold.norm, f"fold into {into}", "; ".join([reason, *more])))
+        reason = "; ".join([_SIDES[fold.targets[0].side], *_explained(self.draft, fold)])
+        self.changes.append(Change(fold.norm, f"fold into {into}", reason))
         fold.apply(self.draft)
         self.folds.append(fold)
         self._busy |= {target.name for target in fold.targets if target.side == "norm"}
@@ -189,7 +199,8 @@ class _Round:
 
 def _explained(draft: Draft, fold: Fold) -> list[str]:
     activation = getattr(draft.model.get_submodule(fold.norm), "activation", None)
-    stays = [activation] * (activation is not None) + ["the residual"] * fold.has_residual
+    residual = "the residual" if fold.has_residual else None
+    stays = [str(part) for part in (activation, residual) if part is not None]
     return [f"{' and '.join(stays)} stays"] if stays else []
 
 
@@ -200,23 +211,23 @@ def _norms(model: nn.Module, graph: Graph) -> list[str]:
     return sorted(names, key=lambda name: called.get(name, len(graph.calls)))
 
 
-def _prove(model: nn.Module, folded: nn.Module, folds: list[Fold], example: Example) -> None:
-    exact = _in_float64(model, folds, example)
-    if exact is not None:
-        require_equal(*exact, "the folded model in float64")
-    require_equal(model, folded, example, "the folded model")
-
-
-def _in_float64(
-    model: nn.Module, folds: list[Fold], example: Example
-) -> tuple[nn.Module, nn.Module, Example] | None:
-    """The model and the folded one in float64, where rounding hides nothing."""
+def _prove(
+    model: nn.Module, folded: nn.Module, folds: list[Fold], example: Example, eps: float
+) -> None:
     wide, wide_example = copy_model(model).to(torch.float64), example.double()
+    wide_eps = _eps_where_it_runs(wide, wide_example)
+    if wide_eps is not None:  # there, rounding hides nothing
+        draft = Draft(raised(copy_model(wide)))
+        for one in folds:
+            one.apply(draft)
+        what = "the folded model in float64"
+        require_equal(wide, draft.model, wide_example, wide_eps, what)
+    require_equal(model, folded, example, eps, "the folded model")
+
+
+def _eps_where_it_runs(model: nn.Module, example: Example) -> float | None:
+    """How exact a model computes; None if it does not run, because it writes another dtype down."""
     try:
-        watch(wide, wide_example)
-    except SurgeryError:  # a dtype is written down in the model
+        return watch(model, example).eps
+    except SurgeryError:
         return None
-    draft = Draft(copy_model(wide))
-    for one in folds:
-        one.apply(draft)
-    return wide, draft.model, wide_example

@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch.utils import _pytree as pytree
 
 
@@ -20,12 +21,13 @@ class Value:
 
     number: int
     shape: tuple[int, ...]
+    dtype: torch.dtype
     made_by: "Step | None" = None
     """None for inputs, parameters, buffers, and tensors that the model got from elsewhere."""
     names: tuple[str, ...] = ()
     """Of a parameter or buffer, under every module that has it."""
     varies: bool = False
-    """Whether it comes, in part, from an input."""
+    """Whether it comes, in part, from an input, or from a tensor that nobody knows."""
     readers: list["Step"] = dataclasses.field(default_factory=list)
     is_output: bool = False
     is_kept: bool = False
@@ -112,6 +114,12 @@ class Graph:
         """The parameters and buffers of a module, under any of their names."""
         prefix = f"{name}." if name else ""
         return [value for value in self.values if any(_is_own(n, prefix) for n in value.names)]
+
+    @property
+    def eps(self) -> float:
+        """The unit in the last place, relative, of the coarsest numbers on the way of an input."""
+        dtypes = {value.dtype for value in self.values if value.varies}
+        return max((torch.finfo(d).eps for d in dtypes if d.is_floating_point), default=0.0)
 
     def others_that_read(self, value: Value, reader: "Call | Step") -> str | None:
         """Say who, besides one reader, could see a value; None if it is provably nobody."""

@@ -42,7 +42,7 @@ def about_norm(model: nn.Module, graph: Graph, name: str) -> str | None:
         return "it is the model itself"
     if not runs_as(norm, NORMS):
         return f"its class {type(norm).__name__} has a forward of its own"
-    reason = _about_module(model, name)
+    reason = about_module(model, name)
     if reason:
         return reason
     if norm.running_mean is None or norm.running_var is None:
@@ -59,15 +59,16 @@ def about_norm(model: nn.Module, graph: Graph, name: str) -> str | None:
 def about_layer(model: nn.Module, graph: Graph, name: str) -> str | None:
     """Say what forbids to change the weights of a layer; None if nothing does."""
     layer = model.get_submodule(name)
-    reason = _about_module(model, name)
+    reason = about_module(model, name)
     if reason:
         return f"{described(model, name)}: {reason}"
     for attribute in ("weight", "bias"):
         own = getattr(layer, attribute)
         if not (isinstance(own, nn.Parameter) or (own is None and attribute == "bias")):
             return f"the {attribute} of {described(model, name)} is not a parameter"
-    if layer.weight.is_complex():
-        return f"{described(model, name)} is {layer.weight.dtype}"
+    dtype = getattr(layer, "weight").dtype  # noqa: B009
+    if dtype.is_complex:
+        return f"{described(model, name)} is {dtype}"
     reason = about_reads(model, graph, name)
     return reason and f"{described(model, name)}: {reason}"
 
@@ -84,7 +85,8 @@ def functional_norms(model: nn.Module, graph: Graph) -> list[Call]:
     """Calls of `F.batch_norm` outside of layers for it."""
     found = []
     for call in graph.calls:
-        if call.name is None and getattr(call.what, "__name__", "") == "batch_norm":
+        function = getattr(call.what, "__name__", "") if call.name is None else ""
+        if function.startswith("batch_norm"):
             inside = call.module
             name = inside.name if inside else None
             if name is None or not isinstance(model.get_submodule(name), _BatchNorm):
@@ -92,10 +94,12 @@ def functional_norms(model: nn.Module, graph: Graph) -> list[Call]:
     return found
 
 
-def _about_module(model: nn.Module, name: str) -> str | None:
+def about_module(model: nn.Module, name: str) -> str | None:
+    """Say what was registered on a module that forbids to change or remove it."""
     module = model.get_submodule(name)
     if is_parametrized(module):
-        kinds = sorted({type(p).__name__ for ps in module.parametrizations.values() for p in ps})
+        lists = dict(module.parametrizations.named_children())  # type: ignore[union-attr]
+        kinds = sorted({type(p).__name__ for ps in lists.values() for p in ps.children()})
         return (
             f"a parametrization ({', '.join(kinds)}) computes its weights; "
             "torch.nn.utils.parametrize.remove_parametrizations makes them fixed"

@@ -9,7 +9,7 @@ from torch.utils import _pytree as pytree
 
 from ..errors import SurgeryError
 from .example import Example
-from .replace import copy_model
+from .replace import copy_model, in_evaluation
 
 ROUNDINGS = 8
 """How many times the effect of one rounding of every weight two equal models may differ."""
@@ -22,18 +22,21 @@ class Difference(NamedTuple):
     allowed: float
 
 
-def require_equal(original: nn.Module, edited: nn.Module, example: Example, what: str) -> float:
+def require_equal(
+    original: nn.Module, edited: nn.Module, example: Example, eps: float, what: str
+) -> float:
     """Compare two models on an example, in evaluation.
 
     How far outputs may be apart is measured: each parameter and buffer of a copy of the original is
     moved by one unit in the last place, up or down, and the outputs of the copy are compared with
-    those of the original. `ROUNDINGS` times the largest of these differences, and as many units of
-    the largest output, are allowed.
+    those of the original. `ROUNDINGS` times the largest of these differences, and as many units in
+    the last place of the largest output, are allowed.
 
     Args:
         original: The model as it was.
         edited: The model that should compute the same.
         example: What they are called with.
+        eps: The unit in the last place, relative, of the coarsest numbers they compute with.
         what: How a message calls the edited model.
 
     Returns:
@@ -43,7 +46,7 @@ def require_equal(original: nn.Module, edited: nn.Module, example: Example, what
         SurgeryError: They differ, or there is nothing that could be compared.
     """
     wanted, found = outputs_of(original, example), outputs_of(edited, example)
-    moved = outputs_of(_moved(original), example)
+    moved = outputs_of(_moved(original, eps), example)
     shapes = [[t.shape for t in tensors] for tensors in (wanted, found, moved)]
     if shapes[0] != shapes[1]:
         raise SurgeryError(f"{what} gives outputs {shapes[1]}; expected {shapes[0]}. {_ASK}")
@@ -51,7 +54,7 @@ def require_equal(original: nn.Module, edited: nn.Module, example: Example, what
         raise SurgeryError(f"the model gives no outputs on the example by which to prove {what}")
     worst = 0.0
     for i, (a, b, c) in enumerate(zip(wanted, found, moved, strict=True)):
-        apart = difference(a, b, c)
+        apart = difference(a, b, c, eps)
         if not apart.found <= apart.allowed:
             raise SurgeryError(
                 f"{what} gives another output {i} of shape {tuple(a.shape)}, {a.dtype}: expected "
@@ -64,17 +67,17 @@ def require_equal(original: nn.Module, edited: nn.Module, example: Example, what
 _ASK = "The model given is as it was. This should not happen: please report it."
 
 
-def difference(wanted: Tensor, found: Tensor, moved: Tensor) -> Difference:
+def difference(wanted: Tensor, found: Tensor, moved: Tensor, eps: float) -> Difference:
     """How far two outputs are apart, and how far a rounding could bring them.
 
     Args:
         wanted: Of the original.
         found: Of the edited model.
         moved: Of the original with its weights moved by one unit in the last place.
+        eps: That unit, relative.
     """
     if not wanted.is_floating_point():
         return Difference(_distance(wanted.double(), found.double()), 0.0)
-    eps = torch.finfo(wanted.dtype).eps
     a, b, c = wanted.double(), found.double(), moved.double()
     finite = a[a.isfinite()]
     size = float(finite.abs().max()) if finite.numel() else 0.0
@@ -87,7 +90,7 @@ def outputs_of(model: nn.Module, example: Example) -> list[Tensor]:
     Raises:
         SurgeryError: It does not run.
     """
-    scratch = copy_model(model).eval()
+    scratch = in_evaluation(model)
     args, kwargs = example.copies()
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=_devices(model)):
@@ -116,14 +119,14 @@ def _distance(a: Tensor, b: Tensor) -> float:
     return float(apart.nan_to_num(math.inf).max()) if apart.numel() else 0.0
 
 
-def _moved(model: nn.Module) -> nn.Module:
+def _moved(model: nn.Module, eps: float) -> nn.Module:
     moved = copy_model(model)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for tensor in {id(t): t for t in (*moved.parameters(), *moved.buffers())}.values():
             if tensor.is_floating_point():
                 up = torch.randint(2, tensor.shape, generator=generator).to(tensor) * 2 - 1
-                tensor.mul_(1 + torch.finfo(tensor.dtype).eps * up)
+                tensor.mul_(1 + eps * up)
     return moved
 
 

@@ -28,6 +28,18 @@ def copy_model(model: M) -> M:
         ) from error
 
 
+def in_evaluation(model: M) -> M:
+    """Copy a model, and put the copy into evaluation mode.
+
+    What `torch.export` gives has no modes: it is what it was exported as.
+
+    Raises:
+        SurgeryError: Something in the model cannot be copied.
+    """
+    scratch = copy_model(model)
+    return scratch if "eval" in vars(scratch) else scratch.eval()
+
+
 def apply_plan(model: M, plan: Plan, build: Callable[[Insertion], nn.Module]) -> M:
     """Return a copy of the model with the planned modules put in and the planned biases gone."""
     edited = copy_model(model)
@@ -67,6 +79,11 @@ _HOOKS = (
 def has_hooks(module: nn.Module) -> bool:
     """Whether anybody registered a hook of any kind on this very module."""
     return any(getattr(module, name, None) for name in _HOOKS)
+
+
+def shows_values(module: nn.Module) -> bool:
+    """Whether a hook on the module sees what goes into it, comes out of it, or their gradients."""
+    return any(getattr(module, name, None) for name in _HOOKS if "ward_" in name)
 
 
 def replace_module(model: nn.Module, name: str, new: nn.Module) -> None:

@@ -4,22 +4,20 @@ Watching sees Python control flow as it really went, so it proves what it says f
 the example took. What it cannot see inside is named in the graph (`Value.unseen`), not guessed.
 """
 
-import gc
-import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import SurgeryError
 from ..nn.batch_norm import BatchNorm
 from .example import Example
-from .graph import Call, Graph, Step, Value, values_in
-from .replace import copy_model, has_hooks
+from .graph import Call, Graph
+from .replace import in_evaluation, shows_values
+from .tape import Tape
 
 HIDING = frozenset(
     (
@@ -38,10 +36,6 @@ HIDING = frozenset(
 )
 """Functions behind which memory is read, and perhaps written, without an operator."""
 
-DECIDING = frozenset(("_local_scalar_dense", "equal", "is_nonzero"))
-"""Operators that give numbers of a tensor to Python."""
-
-_PLAIN = (int, float, complex, str, type(None), torch.dtype, torch.device)
 _OPAQUE = (BatchNorm,)
 """Modules whose kernels are no operators; what goes in and comes out is what they read and make."""
 
@@ -58,7 +52,7 @@ def watch(model: nn.Module, example: Example) -> Graph:
     Raises:
         SurgeryError: The model does not run on the example.
     """
-    scratch = copy_model(model).eval()
+    scratch = in_evaluation(model)
     tape = Tape()
     tape.know(scratch)
     args, kwargs = example.copies()
@@ -75,147 +69,6 @@ def watch(model: nn.Module, example: Example) -> Graph:
     for handle in handles:
         handle.remove()
     return tape.finish(scratch, output)
-
-
-class Tape:
-    """The graph while it is being recorded."""
-
-    def __init__(self) -> None:
-        self.graph = Graph()
-        self.open: list[Call] = []
-        self.latest: Call | None = None
-        self.is_idle = True  # what recording itself calls is not recorded
-        self._values: dict[int, Value] = {}
-        self._tensors: dict[int, Tensor] = {}  # alive, so that no id is used twice
-        self._aliases: dict[int, list[int]] = {}
-        self._counts: dict[str, int] = {}
-
-    def know(self, model: nn.Module) -> None:
-        """Give the parameters and buffers of a model their values, and names."""
-        names: dict[int, list[str]] = {}
-        tensors: dict[int, Tensor] = {}
-        for prefix, module in model.named_modules():
-            own = {**module._parameters, **module._buffers}
-            for name, tensor in own.items():
-                if tensor is not None:
-                    tensors[id(tensor)] = tensor
-                    names.setdefault(id(tensor), []).append(f"{prefix}.{name}" if prefix else name)
-        for key, tensor in tensors.items():
-            self._add(tensor, names=tuple(names[key]))
-
-    def know_inputs(self, tree: Any) -> None:
-        """Give the tensors that the model is called with their values."""
-        for tensor in _tensors_in(tree):
-            if id(tensor) not in self._values:
-                self._add(tensor, varies=True)
-
-    def enter(self, what: Any, name: str | None, args: Any, kwargs: Any) -> Call:
-        """Begin a call."""
-        number = 0
-        if name is not None:
-            number = self._counts.get(name, 0)
-            self._counts[name] = number + 1
-        call = Call(what, name, number, tuple(self.open))
-        call.args, call.kwargs = self._seen(args), self._seen(kwargs)
-        self.open.append(call)
-        self.graph.calls.append(call)
-        self.latest = call
-        return call
-
-    def leave(self, call: Call, output: Any) -> None:
-        """End a call, and those inside it that an exception ended."""
-        if call not in self.open:
-            return
-        del self.open[self.open.index(call) :]
-        call.outputs = self._seen(output)
-
-    def made_inside(self, call: Call, output: Any) -> None:
-        """Take a call whose inside is not operators for one step, which made its outputs."""
-        step = Step(None, (*self.open, call), call.args, call.kwargs)
-        taken = set(map(id, values_in((call.args, call.kwargs))))
-        self._read(step)
-        new = [t for t in _tensors_in(output) if id(self._value(t)) not in taken]
-        step.outputs = tuple(self._add(tensor, step) for tensor in new)
-
-    def record(self, op: Any, args: Any, kwargs: Any) -> Step:
-        """Note what an operator is about to read."""
-        step = Step(op, tuple(self.open), self._seen(args), self._seen(kwargs))
-        self._read(step)
-        if op.overloadpacket.__name__ in DECIDING and any(v.varies for v in step.reads):
-            self.graph.decisions.append(str(step))
-        return step
-
-    def made(self, step: Step, args: Sequence[Any], kwargs: Any, output: Any) -> None:
-        """Note what an operator has written and made."""
-        written = []
-        for tensor in _written(step.op, args, kwargs):
-            written += self._overwrite(tensor, step)
-        new = [t for t in _tensors_in(output) if id(t) not in self._values]
-        step.outputs = (*written, *(self._add(tensor, step) for tensor in new))
-
-    def hide(self, call: Call) -> None:
-        """Note that the memory of the arguments goes where no operators are seen."""
-        for value in values_in((call.args, call.kwargs)):
-            value.unseen.append(str(call))
-
-    def finish(self, model: nn.Module, output: Any) -> Graph:
-        """Note what is returned, and what is still held by somebody; let go of all tensors."""
-        for tensor in _tensors_in(output):
-            self._value(tensor).is_output = True
-        refs = [(weakref.ref(tensor), self._values[key]) for key, tensor in self._tensors.items()]
-        self._tensors.clear()
-        gc.collect()
-        for ref, value in refs:
-            value.is_kept = ref() is not None and value.made_by is not None
-        del model, output  # alive until here, with all they hold
-        return self.graph
-
-    def _value(self, tensor: Tensor) -> Value:
-        value = self._values.get(id(tensor))
-        if value is not None:
-            return value
-        known = [self._values[key] for key in self._aliases.get(_memory(tensor), ())]
-        if not known:
-            return self._add(tensor)  # from elsewhere: a constant, a tensor that Python made
-        step = Step(None, tuple(self.open), tuple(known), {})  # for example `x.data`
-        self._read(step)
-        step.outputs = (self._add(tensor, step),)
-        return step.outputs[0]
-
-    def _add(
-        self,
-        tensor: Tensor,
-        made_by: Step | None = None,
-        names: tuple[str, ...] = (),
-        varies: bool = False,
-    ) -> Value:
-        value = Value(len(self.graph.values), tuple(tensor.shape), made_by, names)
-        value.varies = varies or (made_by is not None and any(v.varies for v in made_by.reads))
-        self.graph.values.append(value)
-        if id(tensor) not in self._tensors:
-            self._tensors[id(tensor)] = tensor
-            self._aliases.setdefault(_memory(tensor), []).append(id(tensor))
-        self._values[id(tensor)] = value
-        return value
-
-    def _overwrite(self, tensor: Tensor, step: Step) -> list[Value]:
-        self._value(tensor)
-        keys = self._aliases[_memory(tensor)]
-        return [self._add(self._tensors[key], step) for key in keys]
-
-    def _read(self, step: Step) -> None:
-        for value in step.reads:
-            if step not in value.readers:
-                value.readers.append(step)
-
-    def _seen(self, tree: Any) -> Any:
-        return pytree.tree_map(self._leaf, tree)
-
-    def _leaf(self, leaf: Any) -> Any:
-        if isinstance(leaf, Tensor):
-            return self._value(leaf)
-        is_plain = isinstance(leaf, _PLAIN) or type(leaf).__module__ == "torch"
-        return leaf if is_plain else f"<{type(leaf).__name__}>"
 
 
 class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -263,7 +116,7 @@ def _attach(model: nn.Module, tape: Tape) -> list[Any]:
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             continue  # its operators are seen
-        enter, leave = _hooks(tape, name, has_hooks(module))
+        enter, leave = _hooks(tape, name, shows_values(module))
         # Behind the module's own hooks in front of it, and before those behind it.
         handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
         handles.append(module.register_forward_hook(leave, prepend=True))
@@ -303,23 +156,3 @@ def _gives_no_tensor(func: Any) -> bool:
     """Properties such as `x.shape`; those that give a tensor, such as `x.T`, run operators."""
     name = getattr(func, "__name__", "")
     return name == "__get__" or name in ("dim", "size", "stride", "numel", "is_floating_point")
-
-
-def _tensors_in(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
-
-
-def _written(op: Any, args: Sequence[Any], kwargs: Any) -> list[Tensor]:
-    written = []
-    for i, argument in enumerate(op._schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            given = args[i] if i < len(args) else kwargs.get(argument.name)
-            written += _tensors_in(given)
-    return written
-
-
-def _memory(tensor: Tensor) -> int:
-    try:
-        return int(tensor.untyped_storage()._cdata)
-    except NotImplementedError:  # sparse, or of another backend: no view shares it
-        return -id(tensor)
