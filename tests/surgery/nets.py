@@ -77,3 +77,10 @@ class Net(nn.Module):
 
     def forward(self, *args, **kwargs):
         return self._run(self, *args, **kwargs)
+
+
+class OneInput(Net):
+    """The same, with a signature that `torch.fx` can read."""
+
+    def forward(self, x):
+        return self._run(self, x)

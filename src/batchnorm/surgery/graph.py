@@ -103,6 +103,8 @@ class Graph:
     calls: list[Call] = dataclasses.field(default_factory=list)
     """In the order in which they began."""
     values: list[Value] = dataclasses.field(default_factory=list)
+    named: list[Value] = dataclasses.field(default_factory=list)
+    """Those of parameters and buffers."""
     decisions: list[str] = dataclasses.field(default_factory=list)
     """Where Python read a number that depends on an input: another input may run other code."""
 
@@ -113,7 +115,7 @@ class Graph:
     def tensors_of(self, name: str) -> list[Value]:
         """The parameters and buffers of a module, under any of their names."""
         prefix = f"{name}." if name else ""
-        return [value for value in self.values if any(_is_own(n, prefix) for n in value.names)]
+        return [value for value in self.named if any(_is_own(n, prefix) for n in value.names)]
 
     @property
     def eps(self) -> float:

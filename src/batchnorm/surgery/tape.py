@@ -137,6 +137,8 @@ class Tape:
         value = Value(len(self.graph.values), tuple(tensor.shape), tensor.dtype, made_by, names)
         value.varies = varies or (made_by is not None and any(v.varies for v in made_by.reads))
         self.graph.values.append(value)
+        if names:
+            self.graph.named.append(value)
         if id(tensor) not in self._tensors:
             self._tensors[id(tensor)] = tensor
             self._aliases.setdefault(_memory(tensor), []).append(id(tensor))

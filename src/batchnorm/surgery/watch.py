@@ -119,7 +119,7 @@ def _attach(model: nn.Module, tape: Tape) -> list[Any]:
         enter, leave = _hooks(tape, name, shows_values(module))
         # Behind the module's own hooks in front of it, and before those behind it.
         handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
-        handles.append(module.register_forward_hook(leave, prepend=True))
+        handles.append(module.register_forward_hook(leave, prepend=True, always_call=True))
     return handles
 
 
@@ -132,9 +132,9 @@ def _hooks(tape: Tape, name: str, is_hooked: bool) -> tuple[Callable[..., None],
         calls.append(call)
 
     def leave(module: nn.Module, args: Any, output: Any) -> None:
+        if not calls:  # an exception came before this call began
+            return
         call = calls.pop()
-        while call not in tape.open:  # an exception left one that had begun
-            call = calls.pop()
         if isinstance(module, _OPAQUE):
             tape.open.pop()
             _quietly(tape, lambda: tape.made_inside(call, output))
