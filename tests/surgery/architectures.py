@@ -16,9 +16,7 @@ def resnet():
 
 
 def regnet():
-    return _built(
-        "RegNet", embedding_size=8, hidden_sizes=[16, 32], depths=[1, 2], groups_width=8
-    )
+    return _built("RegNet", embedding_size=8, hidden_sizes=[16, 32], depths=[1, 2], groups_width=8)
 
 
 def mobilenet_v2():

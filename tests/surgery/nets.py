@@ -7,6 +7,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _pytree as pytree
 
+from batchnorm.surgery.replace import in_evaluation
+
 
 def randomized(model, seed=0):
     """The model with statistics and affine parameters far from where they start."""
@@ -30,7 +32,7 @@ def randomized(model, seed=0):
 
 def run(model, *inputs, **kwargs):
     """All tensors that the model returns in evaluation, without touching it or the inputs."""
-    scratch = copy.deepcopy(model).eval()
+    scratch = in_evaluation(model)
     inputs, kwargs = pytree.tree_map(
         lambda x: x.clone() if isinstance(x, torch.Tensor) else x, (inputs, kwargs)
     )

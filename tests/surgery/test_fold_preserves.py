@@ -1,4 +1,4 @@
-"""What `fold` keeps: names, modes, dtype, device, requires_grad, hooks, parametrizations, sharing."""
+"""What `fold` keeps: names, modes, dtype, requires_grad, hooks, parametrizations, sharing."""
 
 import warnings
 
@@ -102,7 +102,10 @@ PROPERTIES = {
     "hooks": (hooked, check_hooks),
     "parametrizations": (parametrized, check_parametrizations),
     "sharing": (shared, check_sharing),
-    "memory format": (lambda model: model.to(memory_format=torch.channels_last), check_memory_format),
+    "memory format": (
+        lambda model: model.to(memory_format=torch.channels_last),
+        check_memory_format,
+    ),
 }
 
 

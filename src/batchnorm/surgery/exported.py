@@ -81,8 +81,8 @@ def _layers(model: fx.GraphModule, node: fx.Node) -> list[_Layer]:
     name, _, attribute = _parameter(node.args[1] or _running(node)).rpartition(".")
     if not name or attribute not in ("weight", "running_mean"):
         return []
-    own = dict(model.get_submodule(name).named_parameters())
-    own |= dict(model.get_submodule(name).named_buffers())
+    holder = model.get_submodule(name)
+    own: dict[str, Tensor] = {**dict(holder.named_parameters()), **dict(holder.named_buffers())}
     module = _built(node, own)
     if module is None or not _are_own(node, name):
         return []
@@ -125,7 +125,7 @@ def _norm(node: fx.Node, own: dict[str, Tensor]) -> nn.Module | None:
         return None
     num_features = own["running_mean"].shape[0]
     cls = _NORMS.get(seen.dim())
-    return cls and cls(num_features, eps=eps, affine=False, device="meta")
+    return cls(num_features, eps=eps, affine=False, device="meta") if cls else None
 
 
 def _options(node: fx.Node, kind: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The one place where surgery edits a model, and it is always a copy."""
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -19,7 +20,10 @@ def copy_model(model: M) -> M:
         SurgeryError: Something in the model cannot be copied.
     """
     try:
-        return copy.deepcopy(model)
+        with warnings.catch_warnings():
+            # a class of torch warns of itself where an exported program is copied
+            warnings.simplefilter("ignore", FutureWarning)
+            return copy.deepcopy(model)
     except Exception as error:
         raise SurgeryError(
             f"the model cannot be copied: {error}. A frequent cause is a weight computed by a "
