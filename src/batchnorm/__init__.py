@@ -23,9 +23,7 @@ if TYPE_CHECKING:
         no_update,
         recompute,
     )
-    from .surgery.freeze import freeze, unfreeze
-    from .surgery.insert import insert
-    from .surgery.recalibrate import recalibrate
+    from .surgery import fold, freeze, insert, recalibrate, unfreeze
 
 _MODULE_BY_NAME = {
     "BatchNorm1d": ".nn",
@@ -37,6 +35,7 @@ _MODULE_BY_NAME = {
     "Moments": ".moments",
     "Renorm": ".nn",
     "accumulate": ".nn",
+    "fold": ".surgery",
     "freeze": ".surgery",
     "functional": ".functional",
     "insert": ".surgery",
@@ -57,6 +56,7 @@ __all__ = [
     "Moments",
     "Renorm",
     "accumulate",
+    "fold",
     "freeze",
     "functional",
     "insert",

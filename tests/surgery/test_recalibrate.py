@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import batchnorm as bn
 from batchnorm.errors import OptionError, StatisticsError, SurgeryError
 from batchnorm.surgery import Recalibration
-from batchnorm.surgery.population import Population, measure
+from batchnorm.surgery.recalibration.population import Population, measure
 
 SIZES = (7, 16, 1, 30, 2)
 each_pass = pytest.mark.parametrize("passes", [1, 2, None])

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 import batchnorm as bn
-from batchnorm.surgery import restore
-from batchnorm.surgery.population import Population
+from batchnorm.surgery.recalibration import restore
+from batchnorm.surgery.recalibration.population import Population
 
 
 class Counter(nn.Module):

@@ -1,14 +1,25 @@
 """Verbs that change a model.
 
-Those that change its structure return a new model and leave theirs untouched: `insert` reads the
-model (`walk`, by the tables of `kinds`), watches it run on an example (`probe`), decides (`plan`),
-and edits a copy (`replace`). `freeze`, `unfreeze` and `recalibrate` change layers in place.
+Those that change its structure return a new model and leave theirs untouched. `fold` and `insert`
+see which tensor feeds what on a run of a copy (`graph/`), decide (`folding/`, `insertion/`), and
+edit another copy and prove it (`editing/`). `freeze`, `unfreeze` and `recalibrate`
+(`recalibration/`) change layers in place.
 """
 
 from .changes import Changes
-from .freeze import freeze, unfreeze
-from .insert import insert
-from .recalibrate import recalibrate
-from .recalibration import Recalibration
+from .folding.fold import Folded, fold
+from .freezing import freeze, unfreeze
+from .insertion.insert import insert
+from .recalibration.recalibrate import recalibrate
+from .recalibration.summary import Recalibration
 
-__all__ = ["Changes", "Recalibration", "freeze", "insert", "recalibrate", "unfreeze"]
+__all__ = [
+    "Changes",
+    "Folded",
+    "Recalibration",
+    "fold",
+    "freeze",
+    "insert",
+    "recalibrate",
+    "unfreeze",
+]

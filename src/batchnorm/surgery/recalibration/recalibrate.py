@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..errors import OptionError, StatisticsError, SurgeryError
-from ..nn import frozen
+from ...errors import OptionError, StatisticsError, SurgeryError
+from ...nn import frozen
+from ..kinds import is_lazy
 from .batches import Progress, length, run_on, shown
-from .kinds import is_lazy
-from .population import Convergence, Population, distance
-from .recalibration import Recalibrated, Recalibration
-from .restore import Snapshot, borrowed
 from .meter import Layers, call_order, measured
+from .population import Convergence, Population, distance
+from .restore import Snapshot, borrowed
+from .summary import Recalibrated, Recalibration
 
 Forward = Callable[[Any, Any], object]
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..errors import SurgeryError
-from .kinds import Kind
-from .replace import copy_model
+from ...errors import SurgeryError
+from ..copying import copy_model
+from ..kinds import Kind
 from .walk import Site, holds, walk
 
 MOVING_OPS = frozenset(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import OptionError
+from ...errors import OptionError
 
 Progress = Callable[[int, int | None], None]
 """Is given the number of batches done, and of all there will be, None where that is unknown."""

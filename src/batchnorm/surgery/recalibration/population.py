@@ -6,9 +6,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from .. import shapes
-from ..moments import Moments, mean_and_var
-from ..ops import normalize
+from ... import shapes
+from ...moments import Moments, mean_and_var
+from ...ops import normalize
 
 NEAR = 64.0
 """Largest mean²/variance at which the mean of a batch may be rounded to float32.

@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..errors import StatisticsError
-from ..nn import BatchNorm
+from ...errors import StatisticsError
+from ...nn import BatchNorm
 from .population import Population, measure
 
 Layers = Mapping[str, _BatchNorm]

@@ -5,15 +5,16 @@ from typing import Any, Literal, TypeVar, overload
 
 from torch import Tensor, nn
 
-from ..errors import OptionError, SurgeryError
-from ..nn import BatchNorm1d, BatchNorm2d, BatchNorm3d
-from .changes import Changes
+from ...errors import OptionError, SurgeryError
+from ...nn import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from ..changes import Changes
+from ..editing.replace import apply_plan
+from ..kinds import Kind, is_sequence
+from ..refuse import require_materialized
 from .channels import require_channels_second
-from .kinds import Kind, is_sequence
 from .plan import Insertion, Plan, drop_biases, free_name, plan_hidden
 from .probe import observe, with_shapes
-from .replace import apply_plan
-from .walk import never_visible, require_materialized, require_visible, shared_sequences, walk
+from .walk import never_visible, require_visible, shared_sequences, walk
 
 M = TypeVar("M", bound=nn.Module)
 Where = Literal["before_activation", "after_activation", "input"]

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from ..errors import SurgeryError
-from ..records import Change
-from .changes import Changes
+from ...errors import SurgeryError
+from ...records import Change
+from ..changes import Changes
+from ..kinds import RANGES, Kind, runs_as
 from .channels import channels_at
-from .kinds import RANGES, Kind, runs_as
 from .walk import Site, qualified
 
 

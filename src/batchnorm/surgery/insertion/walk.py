@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import nn
 
-from ..errors import SurgeryError
-from .kinds import Kind, is_lazy, is_sequence, kind_of
+from ...errors import SurgeryError
+from ..kinds import Kind, is_sequence, kind_of
 
 _COMPUTING = (Kind.LAYER, Kind.ACTIVATION, Kind.OUTPUT)
 
@@ -90,20 +90,6 @@ def require_visible(sites: Iterable[Site], has_example: bool) -> None:
         )
 
 
-def require_materialized(model: nn.Module) -> None:
-    """Refuse lazy modules: nobody knows their number of channels yet.
-
-    Raises:
-        SurgeryError: Some parameter has no shape yet.
-    """
-    lazy = [n or "(the model itself)" for n, m in model.named_modules() if _is_lazy_itself(m)]
-    if lazy:
-        raise SurgeryError(
-            f"{', '.join(lazy)}: lazy, so the number of channels is not known yet. Run one batch "
-            "through the model first, then insert."
-        )
-
-
 def holds(module: nn.Module) -> list[str]:
     """Classes of the layers and activations inside a module."""
     inside = [m for m in module.modules() if m is not module and kind_of(m) in _COMPUTING]
@@ -137,7 +123,3 @@ def _blind(site: Site) -> str:
 
 def _is_plain(module: nn.Module | None) -> bool:
     return module is not None and not isinstance(module, torch.jit.ScriptModule)
-
-
-def _is_lazy_itself(module: nn.Module) -> bool:
-    return is_lazy(module) and not any(is_lazy(child) for child in module.children())

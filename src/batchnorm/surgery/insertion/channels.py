@@ -2,8 +2,8 @@
 
 from torch import nn
 
-from ..errors import SurgeryError
-from .kinds import ELEMENTWISE, SPATIAL, dim_of, num_features_of, runs_as
+from ...errors import SurgeryError
+from ..kinds import ELEMENTWISE, SPATIAL, dim_of, num_features_of, runs_as
 from .walk import Site
 
 

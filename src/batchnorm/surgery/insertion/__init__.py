@@ -1,0 +1,1 @@
+"""Normalizations put into a network that has none."""

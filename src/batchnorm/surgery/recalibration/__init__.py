@@ -1,0 +1,1 @@
+"""Running statistics measured again."""

@@ -1,0 +1,54 @@
+"""`fold` on whole networks: those of `transformers`, and the three of the examples."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import batchnorm as bn
+
+from . import architectures
+from .nets import distance, norms, randomized, reference, run
+
+PATH = Path(__file__).parents[2] / "examples" / "architectures.py"
+
+
+def examples():
+    spec = importlib.util.spec_from_file_location("example_architectures", PATH)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+OURS = examples()
+CASES = {
+    "unet": (OURS.UNet, (2, 3, 32, 32), 10, 0),
+    "densenet": (OURS.DenseNet, (2, 3, 32, 32), 15, 9),
+    "generator": (OURS.Generator, (2, 16), 3, 0),
+    "resnet": (architectures.resnet, (2, 3, 64, 64), 15, 0),
+    "regnet": (architectures.regnet, (2, 3, 64, 64), 12, 0),
+    "mobilenet_v2": (architectures.mobilenet_v2, (2, 3, 64, 64), 52, 0),
+    "efficientnet": (architectures.efficientnet, (2, 3, 64, 64), 31, 0),
+    "levit": (architectures.levit, (2, 3, 64, 64), 28, 0),
+}
+"""Builder, shape of its input, number of normalizations, number of those that are left."""
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_folds_whole_networks(case):
+    make, shape, num_norms, num_left = CASES[case]
+    torch.manual_seed(0)
+    model, x = randomized(make()), torch.randn(shape)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    folded, changes = bn.fold(model, x)
+    assert len(norms(model)) == num_norms == len(changes)
+    assert [c.name for c in changes if c.action == "leave alone"] == sorted(
+        norms(folded), key=[c.name for c in changes].index
+    )
+    assert len(norms(folded)) == num_left
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    wanted = reference(model, x)
+    # As exact as the network itself, up to the rounding of the new weights.
+    assert distance(run(folded, x), wanted) < 4 * distance(run(model, x), wanted) + 2**-22
