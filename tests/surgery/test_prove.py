@@ -8,9 +8,9 @@ from torch import nn
 
 import batchnorm as bn
 from batchnorm.errors import SurgeryError
-from batchnorm.surgery.folding import draft
 from batchnorm.surgery.editing.prove import require_equal
 from batchnorm.surgery.example import Example
+from batchnorm.surgery.folding import draft
 
 from .nets import Net, norms, randomized
 from .test_fold import images
