@@ -5,8 +5,9 @@ from torch import nn
 from ..graph.graph import Call, Graph, Step, Value
 from ..graph.trail import Trail, is_move
 from ..kinds import runs_as
+from ..normed import only_normalizes
 from .absorb import why_not_ahead
-from .behind import argument
+from .behind import FUNCTIONS, argument
 from .draft import Draft, Target
 from .obstacles import LAYERS, NORMS, about_layer, about_norm, described
 
@@ -73,6 +74,10 @@ def _next(model: nn.Module, value: Value, step: Step) -> Call | Step | str:
             module = model.get_submodule(call.name)
             if runs_as(module, LAYERS) or (runs_as(module, NORMS) and _is_alone(call)):
                 return call
+        if call.what in FUNCTIONS and argument(call, 0, "input") is value:
+            layer = call.module
+            if layer is not None and only_normalizes(model.get_submodule(layer.name or "")):
+                return layer
     return step if is_move(step) else f"{step} reads it, not a layer"
 
 

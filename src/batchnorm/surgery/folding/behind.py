@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from ..graph.graph import Call, Graph, Step, Value
 from ..graph.trail import Trail, is_move
 from ..kinds import runs_as
+from ..normed import only_normalizes
 from .draft import Draft, Target
 from .obstacles import LAYERS, about_layer, about_module, described
 
@@ -66,7 +67,9 @@ def _source(model: nn.Module, graph: Graph, norm: Call) -> tuple[Call, Target] |
     channels = trail.channels_of_end(axis, 1)
     if channels is None:
         return f"the channels of {described(model, name)} are not those that it normalizes, axis 1"
-    if not runs_as(model.get_submodule(name), LAYERS) and argument(layer, 2, "bias") is None:
+    module = model.get_submodule(name)
+    takes_bias = runs_as(module, LAYERS) or only_normalizes(module)
+    if not takes_bias and argument(layer, 2, "bias") is None:
         return f"{described(model, name)} has a forward of its own, and no bias to put a shift in"
     return layer, Target(name, "output", channels)
 

@@ -1,7 +1,6 @@
-"""New normalizations that at first change nothing: they scale and shift back what they take away."""
+"""New normalizations that at first change nothing: they give back what they take away."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -45,26 +44,25 @@ def _measured(
     scratch: nn.Module, names: list[str], batches: Iterable[Any]
 ) -> dict[str, Population]:
     layers: Norms = {name: scratch.get_submodule(name) for name in names}  # type: ignore[misc]
-    number = 0
-    with torch.no_grad(), _passing(layers) as populations:
-        for number, batch in enumerate(batches, start=1):
+    populations = {name: _passing(layer) for name, layer in layers.items()}
+    num_batches = 0
+    with torch.no_grad():
+        for batch in batches:
             run_on(scratch, batch)
+            num_batches += 1
             for population in populations.values():
                 population.end_batch()
-    if number == 0:
+    if not num_batches:
         raise StatisticsError("calibrate= expects at least one batch, found none")
     return populations
 
 
-@contextmanager
-def _passing(layers: Norms) -> Iterator[dict[str, Population]]:
-    """Measure what layers are given, and let it pass as it is."""
-    populations: dict[str, Population] = {}
-    for name, layer in layers.items():
-        assert layer.running_mean is not None and layer.running_var is not None
-        populations[name] = Population.empty(layer.running_mean, layer.running_var)
-        layer.forward = _passer(populations[name])  # type: ignore[method-assign]
-    yield populations
+def _passing(layer: _BatchNorm) -> Population:
+    """Let a layer measure what it is given, and return it as it is."""
+    assert layer.running_mean is not None and layer.running_var is not None
+    population = Population.empty(layer.running_mean, layer.running_var)
+    layer.forward = _passer(population)  # type: ignore[method-assign]
+    return population
 
 
 def _passer(population: Population) -> Any:

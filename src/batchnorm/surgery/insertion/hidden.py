@@ -2,13 +2,14 @@
 
 from torch import nn
 
-from ..graph.graph import Call, Graph, Step
+from ..graph.graph import Graph
 from ..kinds import DIM_BY_LAYER, runs_as
 from ..normed import only_normalizes
 from .activated import Activated
 from .channels import of_layer
 from .places import Places
 from .plan import Insertion, Plan, has_bias, weight_of
+from .roles import calls_around
 from .sites import Site, Sites
 
 _LAYERS = tuple(DIM_BY_LAYER)
@@ -79,9 +80,10 @@ class Hidden:
     def leave_the_rest(self) -> None:
         """Speak of the activations and layers that were not reached."""
         for reading, reason in self.sites.unfed():
-            module = reading.by if isinstance(reading.by, Call) else _function(reading.by)
-            inside = module.module if module else None
-            self._leave((inside.name if inside else "") or "", f"{reading}: {reason}")
+            calls = calls_around(reading.by)
+            inside = next((call for call in reversed(calls) if call.name is not None), None)
+            who = "" if inside is reading.by else f"{reading}: "
+            self._leave((inside.name if inside else "") or "", who + reason)
         called = {call.name for call in self.graph.calls}
         for name, module in self.model.named_modules():
             if isinstance(module, _STEPPING) and name in called:
@@ -99,8 +101,8 @@ class Hidden:
         place = self.places.behind(site.layer, channels.are_last)
         if isinstance(place, str):
             return place
-        if not _is_plain(module) and getattr(site.layer.outputs, "shape", None) != site.value.shape:
-            return f"its class {type(module).__name__} has a forward of its own"
+        if not _is_plain(module) and not _can_follow(site):
+            return f"its class {type(module).__name__} has a forward that does more than the layer"
         weight = weight_of(module)
         return place.insertion(channels, weight.dtype, weight.device)
 
@@ -151,5 +153,7 @@ def _is_plain(module: nn.Module) -> bool:
     return runs_as(module, _LAYERS) or only_normalizes(module)
 
 
-def _function(step: Step) -> Call | None:
-    return step.calls[-1] if step.calls else None
+def _can_follow(site: Site) -> bool:
+    """Whether what a module of unknown class gives is what its activation reads later."""
+    outside = all(site.layer not in calls_around(reading.by) for reading in site.activations)
+    return outside and getattr(site.layer and site.layer.outputs, "shape", None) == site.value.shape

@@ -4,12 +4,12 @@ import torch
 from torch import nn
 
 from ..example import Example
-from ..graph.graph import Call, Graph, Step, Value, values_in
-from ..kinds import is_sequence
+from ..graph.graph import Call, Graph, Value, values_in
+from ..kinds import Kind, is_sequence, kind_of
 from .channels import Channels, of_input
 from .places import Place, Places
 from .plan import Plan
-from .roles import Reading, Role
+from .roles import Reading, Role, calls_around
 from .sites import Sites
 from .ways import Ways
 
@@ -71,7 +71,7 @@ class Inputs:
         norms = ways.of(Role.NORM)
         if norms:
             return f"the inputs are normalized by {norms[0]} already"
-        calls = [call for reading in ways.readings for call in _calls_of(reading)]
+        calls = [call for reading in ways.readings for call in calls_around(reading.by)]
         for call in calls:
             if call.name is not None and isinstance(self.model.get_submodule(call.name), _LAST):
                 return f"{call} reads it, whose features are the last axis; normalize them by hand"
@@ -104,11 +104,24 @@ class Inputs:
                 return channels
             if site is None or site.layer is None or channels is None:
                 return f"{reading} reads it, which is no module"
-            place = self.places.ahead(site.layer)
+            reader = self._first_reader(reading, value, site.layer)
+            place = reader if isinstance(reader, str) else self.places.ahead(reader)
             if isinstance(place, str):
                 return f"{reading} reads it, but {place}"
-            found.append((place, channels, f"in front of {reading}, which reads the input"))
+            found.append((place, channels, f"in front of {reader}, which reads the input"))
         return found
+
+    def _first_reader(self, reading: Reading, value: Value, layer: Call) -> Call | str:
+        """The layer; or, in front of that, the module that pads, as zeros of padding do not count."""
+        padding = next((step for step in reading.way if "pad" in str(step.op)), None)
+        if padding is None:
+            return layer
+        around = padding.calls
+        takers = [c for c in around if c.name is not None and c.args and c.args[0] is value]
+        pads = [
+            c for c in takers if kind_of(self.model.get_submodule(c.name or "")) is Kind.PASSIVE
+        ]
+        return pads[0] if pads else f"{padding} pads it before"
 
     def _taken(self, reading: Reading, value: Value) -> Channels | str | None:
         site = self.sites.site_of(reading.by)
@@ -135,8 +148,3 @@ def _about(value: Value, what: str) -> str | None:
             "spatial axes"
         )
     return None
-
-
-def _calls_of(reading: Reading) -> tuple[Call, ...]:
-    by = reading.by
-    return by.calls if isinstance(by, Step) else (*by.outer, by)

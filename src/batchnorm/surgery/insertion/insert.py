@@ -171,9 +171,10 @@ def _calibrate(
     batches: Iterable[Any],
     example: Example,
 ) -> None:
-    with_biases = Plan(plan.insertions)
     apply_plan(
-        plain, with_biases, lambda insertion: copy_model(edited.get_submodule(insertion.name))
+        plain,
+        Plan(plan.insertions),  # which drops no biases
+        lambda insertion: copy_model(edited.get_submodule(insertion.name)),
     )
     calibrated(edited, plain, plan, batches)
     what = "the model with calibrated batch normalization"

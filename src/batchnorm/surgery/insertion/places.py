@@ -58,7 +58,7 @@ class Places:
         return self._beside(call, "output")
 
     def ahead(self, call: Call) -> Place | str:
-        """The place where the input of a call of a module can be normalized, or why there is none."""
+        """The place where what a call of a module takes can be normalized, or why there is none."""
         module = self.model.get_submodule(call.name or "")
         if not is_sequence(module):
             return self._beside(call, "input")
@@ -78,8 +78,8 @@ class Places:
             return self._shared(name)
         if not can_hold(module, side):
             return (
-                f"its class {type(module).__name__} is not one of torch that insert can extend; put "
-                "it into an nn.Sequential, or put normalization in by hand"
+                f"{type(module).__name__} '{name}' has a forward of its instance alone, or is "
+                "normalized already; put it into an nn.Sequential, or normalize by hand"
             )
         return Place(name, None, "norm" if side == "output" else "input_norm", side)
 

@@ -142,6 +142,11 @@ class Reading:
         return str(self.by)
 
 
+def calls_around(by: Call | Step) -> tuple[Call, ...]:
+    """The calls that a call or a step happens in, and itself if it is one; outermost first."""
+    return by.calls if isinstance(by, Step) else (*by.outer, by)
+
+
 class Roles:
     """The roles of the steps of a graph.
 

@@ -97,7 +97,8 @@ class Sites:
         if site.value.dtype.is_complex:
             site.reason = f"it gives {site.value.dtype}; batch normalization is for real numbers"
         elif norms:
-            site.reason = f"already normalized by {norms[0]}"
+            sum_ = "the sum that it goes into is " if norms[0].is_behind_sum else ""
+            site.reason = f"{sum_}already normalized by {norms[0]}"
         elif site.activations:
             site.reason = self._about_activations(site)
         elif hits:
@@ -153,7 +154,7 @@ class Sites:
             role, by = self.roles.of(step)
             if role is Role.LAYER and not self._is_site(step):
                 return f"{by} feeds it, and is no linear or convolutional module"
-            if role is not Role.PASSIVE:
+            if role not in (Role.PASSIVE, Role.SUM):
                 return None if role is not Role.OTHER else f"{by} feeds it, not a layer"
             value = next((v for v in step.reads if v.varies), step.reads[0])
         return None if value.names else "no linear or convolutional layer comes before it"

@@ -109,9 +109,8 @@ def _plan_stage(plan: Plan, model: nn.Module, stage: Stage, where: str) -> None:
         f"after {site}, before {activations[0]}" if site is stage.layer else f"after {site}",
     )
     for extra in activations[1:]:
-        plan.leave(
-            extra.name, f"{stage.layer} is normalized at its first activation, {activations[0]}"
-        )
+        first = activations[0]
+        plan.leave(extra.name, f"{stage.layer} is normalized at its first activation, {first}")
 
 
 def _reason_against(stage: Stage, where: str) -> str | None:
