@@ -78,8 +78,7 @@ class Activated:
         site = self.sites.site_of(layer.by)
         if site is None or site.layer is None:
             return f"{layer} reads it, which is no module"
-        taken = layer.way[-1].outputs[0] if layer.way else value
-        own = of_input(site, taken)
+        own = of_input(site, layer, value)
         if isinstance(own, str):
             return own
         if turning(layer.way) or (own.number, own.are_last) != (channels.number, channels.are_last):

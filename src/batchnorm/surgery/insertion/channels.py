@@ -26,9 +26,19 @@ def of_layer(site: Site) -> Channels | str:
     return _at(site.value, site.is_linear, site.num_spatial, str(site))
 
 
-def of_input(site: Site, value: Value) -> Channels | str:
-    """The channels that a layer takes, or why they cannot be normalized."""
-    return _at(value, site.is_linear, site.num_spatial, str(site))
+def of_input(site: Site, reading: Reading, value: Value) -> Channels | str:
+    """The channels that a layer takes, or why they cannot be normalized.
+
+    Args:
+        site: The layer.
+        reading: Of the value, by the layer.
+        value: What it takes, perhaps moved on the way.
+    """
+    on_the_way = [value, *(made for step in reading.way for made in step.outputs)]
+    given = site.layer.args[0] if site.layer is not None and site.layer.args else None
+    if not isinstance(given, Value) or given not in on_the_way:
+        return f"{reading} does not take it as its first argument"
+    return _at(given, site.is_linear, site.num_spatial, str(site))
 
 
 def of_activation(site: Site, reading: Reading) -> Channels | str:

@@ -9,11 +9,10 @@ from .activated import Activated
 from .channels import of_layer
 from .places import Places
 from .plan import Insertion, Plan, has_bias, weight_of
-from .roles import calls_around
+from .roles import STEPPING, calls_around
 from .sites import Site, Sites
 
 _LAYERS = tuple(DIM_BY_LAYER)
-_STEPPING = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
 
 
 def plan_hidden(model: nn.Module, graph: Graph, where: str) -> Plan:
@@ -86,10 +85,10 @@ class Hidden:
             self._leave((inside.name if inside else "") or "", who + reason)
         called = {call.name for call in self.graph.calls}
         for name, module in self.model.named_modules():
-            if isinstance(module, _STEPPING) and name in called:
+            if isinstance(module, STEPPING) and name in called:
                 self._leave(name, "its layers run inside of it, where nothing can be put between")
             elif isinstance(module, _LAYERS) and name not in called and not self._is_inside(name):
-                self._leave(name, "it did not run on the example")
+                self._leave(name, "it was not called on the example")
 
     def _place(self, site: Site) -> Insertion | str:
         if site.layer is None:
@@ -146,7 +145,7 @@ class Hidden:
             self.plan.leave(name, reason)
 
     def _is_inside(self, name: str) -> bool:
-        return isinstance(self.model.get_submodule(name.rpartition(".")[0]), _STEPPING)
+        return isinstance(self.model.get_submodule(name.rpartition(".")[0]), STEPPING)
 
 
 def _is_plain(module: nn.Module) -> bool:

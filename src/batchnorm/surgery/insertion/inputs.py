@@ -9,12 +9,9 @@ from ..kinds import Kind, is_sequence, kind_of
 from .channels import Channels, of_input
 from .places import Place, Places
 from .plan import Plan
-from .roles import Reading, Role, calls_around
+from .roles import STEPPING, Reading, Role, calls_around
 from .sites import Sites
 from .ways import Ways
-
-_LAST = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
-"""Modules that take features on the last axis, and have no layer in front of which to normalize."""
 
 _WRAP = "for a place in front of the model wrap it: insert(nn.Sequential(model), example, ...)"
 Found = list[tuple[Place, Channels, str]]
@@ -73,7 +70,7 @@ class Inputs:
             return f"the inputs are normalized by {norms[0]} already"
         calls = [call for reading in ways.readings for call in calls_around(reading.by)]
         for call in calls:
-            if call.name is not None and isinstance(self.model.get_submodule(call.name), _LAST):
+            if call.name is not None and isinstance(self.model.get_submodule(call.name), STEPPING):
                 return f"{call} reads it, whose features are the last axis; normalize them by hand"
         return None
 
@@ -112,8 +109,9 @@ class Inputs:
         return found
 
     def _first_reader(self, reading: Reading, value: Value, layer: Call) -> Call | str:
-        """The layer; or, in front of that, the module that pads, as zeros of padding do not count."""
-        padding = next((step for step in reading.way if "pad" in str(step.op)), None)
+        """The layer; or the module that pads in front of it, as its zeros are no inputs."""
+        outside = [step for step in reading.way if layer not in step.calls]
+        padding = next((step for step in outside if "pad" in str(step.op)), None)
         if padding is None:
             return layer
         around = padding.calls
@@ -127,7 +125,7 @@ class Inputs:
         site = self.sites.site_of(reading.by)
         if site is None:
             return None
-        return of_input(site, reading.way[-1].outputs[0] if reading.way else value)
+        return of_input(site, reading, value)
 
     def _takes(self, call: Call, value: Value) -> bool:
         if call.name is None or len(call.args) != 1 or call.args[0] is not value:

@@ -1,15 +1,16 @@
 """Batch normalization put into a network that has none."""
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, TypeVar, overload
 
+import torch
 from torch import nn
 
 from ...errors import OptionError, SurgeryError
 from ...nn import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from ..changes import Changes
-from ..copying import copy_model
+from ..copying import copy_model, in_evaluation
 from ..editing.prove import require_equal
 from ..example import Example
 from ..folding.exported import raised
@@ -140,8 +141,8 @@ def insert(
     apply_plan(edited, plan, lambda insertion: _build(insertion, options))
     if plain is not None and calibrate is not None:
         _calibrate(model, edited, plain, plan, calibrate, example)
-    elif example.args or example.kwargs:
-        _require_running(edited, example)
+    if example.args or example.kwargs:
+        _require_running(edited, plan, example)
     return edited
 
 
@@ -182,11 +183,36 @@ def _calibrate(
     require_equal(edited, model, example, watch(edited, example).eps, what)
 
 
-def _require_running(edited: nn.Module, example: Example) -> None:
+def _require_running(edited: nn.Module, plan: Plan, example: Example) -> None:
+    """Run the new model as it is: with hooks, some modules of torch take another way."""
+    scratch = in_evaluation(edited)
+    called: set[str] = set()
+    for insertion in plan.insertions:
+        norm = scratch.get_submodule(insertion.name)
+        norm.forward = _noted(norm.forward, insertion.name, called)
+    args, kwargs = example.copies()
     try:
-        watch(edited, example)
-    except SurgeryError as error:
-        raise SurgeryError(f"with batch normalization put in, {error}") from error
+        with torch.no_grad():
+            scratch(*args, **kwargs)
+    except Exception as error:
+        raise SurgeryError(
+            f"with batch normalization put in, the model does not run on the example ({example}): "
+            f"{error}"
+        ) from error
+    missed = [insertion.name for insertion in plan.insertions if insertion.name not in called]
+    if missed:
+        raise SurgeryError(
+            f"{missed[0]}: expected to be called, found that the model skips it in evaluation: "
+            "something reads the weights of its layer, and does not call it. Normalize by hand."
+        )
+
+
+def _noted(forward: Callable[..., Any], name: str, called: set[str]) -> Callable[..., Any]:
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        called.add(name)
+        return forward(*args, **kwargs)
+
+    return noted
 
 
 def _check_call(model: object, where: object) -> None:

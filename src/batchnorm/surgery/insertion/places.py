@@ -12,6 +12,9 @@ from .channels import Channels
 from .plan import Insertion, Side, free_name
 from .walk import qualified
 
+_WITHOUT_CALLS = (nn.TransformerEncoderLayer, nn.MultiheadAttention)
+"""Modules with a kernel of their own that takes the weights of their layers."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Place:
@@ -76,6 +79,12 @@ class Places:
         module = self.model.get_submodule(name)
         if len(self.graph.calls_of(name)) > 1:
             return self._shared(name)
+        owner = self.model.get_submodule(name.rpartition(".")[0])
+        if name and isinstance(owner, _WITHOUT_CALLS):
+            return (
+                f"in evaluation {type(owner).__name__} may read its weight and not call it, which "
+                "would skip a normalization"
+            )
         if not can_hold(module, side):
             return (
                 f"{type(module).__name__} '{name}' has a forward of its instance alone, or is "
@@ -88,7 +97,7 @@ class Places:
         number = len(self.graph.calls_of(name))
         return (
             f"{type(module).__name__} '{name}' is called {number} times, and its calls would share "
-            "the statistics of one normalization; give each call a module of its own"
+            "the statistics of one normalization"
         )
 
     def _in_sequence(self, call: Call) -> tuple[str, str] | None:

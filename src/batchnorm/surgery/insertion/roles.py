@@ -37,6 +37,9 @@ LAYER_FUNCTIONS = (
     F.conv_transpose3d,
     F.linear,
 )
+STEPPING: tuple[type[nn.Module], ...] = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
+"""Modules with several layers inside, which take features on the last axis."""
+
 _LAYER_OPS = ("addmm", "convolution", "linear", "mm", "matmul", "bmm", "baddbmm")
 _NORMS = (
     "batchnorm",
@@ -106,6 +109,8 @@ _PASSIVE_OPS = MOVES | frozenset(
         "upsample_trilinear3d",
     )
 )
+RANDOM = ("bernoulli", "normal", "normal_", "rand", "rand_like", "randn", "randn_like", "uniform_")
+"""Operators whose output says nothing of their input but the shape."""
 _SUMS = ("add", "sub", "rsub")
 _PRODUCTS = ("mul", "div")
 _BY_KIND = {
@@ -147,6 +152,12 @@ def calls_around(by: Call | Step) -> tuple[Call, ...]:
     return by.calls if isinstance(by, Step) else (*by.outer, by)
 
 
+def is_variable(value: Value) -> bool:
+    """Whether a value is another one at each call: it comes from an input, or is random."""
+    op = value.made_by.op if value.made_by is not None else None
+    return value.varies or (op is not None and op.overloadpacket.__name__ in RANDOM)
+
+
 class Roles:
     """The roles of the steps of a graph.
 
@@ -172,7 +183,11 @@ class Roles:
         return _of_operator(step), step
 
     def _of_module(self, name: str) -> Role | None:
-        return _BY_KIND.get(kind_of(self._model.get_submodule(name)))
+        module = self._model.get_submodule(name)
+        if isinstance(module, STEPPING):
+            return Role.LAYER
+        keeps_statistics = {"running_mean", "running_var"} <= module._buffers.keys()
+        return Role.NORM if keeps_statistics else _BY_KIND.get(kind_of(module))
 
 
 def _of_function(call: Call) -> Role | None:
@@ -199,7 +214,7 @@ def _of_operator(step: Step) -> Role:
     plain = packet.removesuffix("_")
     if plain in ("clamp", "clamp_min"):
         return Role.ACTIVATION if _least(step) == 0 else Role.OTHER
-    num_varying = len({id(value) for value in step.reads if value.varies})
+    num_varying = len({id(value) for value in step.reads if is_variable(value)})
     if plain in _LAYER_OPS:
         return Role.LAYER if num_varying == 1 else Role.OTHER
     if plain in _SUMS:

@@ -93,6 +93,8 @@ class Sites:
         hits = ways.of(Role.ACTIVATION)
         site.activations = [hit for hit in hits if not self._is_gate(site, hit)]
         site.others = [f"{r} reads it" for r in ways.readings if r not in site.activations]
+        if not any(hit.is_behind_sum for hit in site.activations):
+            site.others += [f"{step} reads it" for step in ways.sums]
         site.others += ["the model returns it"] * ways.is_returned
         if site.value.dtype.is_complex:
             site.reason = f"it gives {site.value.dtype}; batch normalization is for real numbers"

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterable
 
 from ..graph.graph import Call, Step, Value
-from .roles import Reading, Role, Roles
+from .roles import RANDOM, Reading, Role, Roles, is_variable
 
 _DECIDING = (Role.ACTIVATION, Role.NORM, Role.PROBABILITY)
 _GATES = ("hardsigmoid", "hardtanh", "relu6", "sigmoid", "softplus")
@@ -123,7 +123,7 @@ class Follower:
 
     def _is_foreign(self, value: Value, start: Value) -> bool:
         """Whether a value varies and does not come from another, but through a layer."""
-        if not value.varies:
+        if not is_variable(value):
             return False
         seen: set[int] = set()
         open_ = [value]
@@ -134,6 +134,8 @@ class Follower:
             if id(one) in seen or one.made_by is None:
                 continue
             seen.add(id(one))
-            if self.roles.of(one.made_by)[0] is not Role.LAYER:
+            op = one.made_by.op
+            is_random = op is not None and op.overloadpacket.__name__ in RANDOM
+            if not is_random and self.roles.of(one.made_by)[0] is not Role.LAYER:
                 open_ += one.made_by.reads
         return True
