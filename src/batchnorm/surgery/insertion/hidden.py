@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from ..graph.graph import Graph
+from ..graph.graph import Call, Graph
 from ..kinds import DIM_BY_LAYER, runs_as
 from ..normed import only_normalizes
 from .activated import Activated
@@ -100,8 +100,10 @@ class Hidden:
         place = self.places.behind(site.layer, channels.are_last)
         if isinstance(place, str):
             return place
-        if not _is_plain(module) and not _can_follow(site):
-            return f"its class {type(module).__name__} has a forward that does more than the layer"
+        if not _is_plain(module):
+            reason = _about_forward(site, site.layer)
+            if reason:
+                return f"its class {type(module).__name__} {reason}"
         weight = weight_of(module)
         return place.insertion(channels, weight.dtype, weight.device)
 
@@ -152,7 +154,10 @@ def _is_plain(module: nn.Module) -> bool:
     return runs_as(module, _LAYERS) or only_normalizes(module)
 
 
-def _can_follow(site: Site) -> bool:
-    """Whether what a module of unknown class gives is what its activation reads later."""
-    outside = all(site.layer not in calls_around(reading.by) for reading in site.activations)
-    return outside and getattr(site.layer and site.layer.outputs, "shape", None) == site.value.shape
+def _about_forward(site: Site, layer: Call) -> str | None:
+    """Say why no normalization can follow a module of unknown class; None if one can."""
+    if any(layer in calls_around(reading.by) for reading in site.activations):
+        return "has the activation inside of its forward"
+    if getattr(layer.outputs, "shape", None) != site.value.shape:
+        return "has a forward that gives something else than the layer"
+    return None

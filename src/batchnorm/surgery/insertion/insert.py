@@ -136,7 +136,8 @@ def insert(
     if dry_run:
         return plan.changes
     if not plan.insertions:
-        raise SurgeryError(f"there is nothing to insert:\n{plan.changes}")
+        seen = plan.changes or "neither a layer nor an activation that insert knows was seen"
+        raise SurgeryError(f"there is nothing to insert:\n{seen}")
     plain = copy_model(edited) if calibrate is not None else None
     apply_plan(edited, plan, lambda insertion: _build(insertion, options))
     if plain is not None and calibrate is not None:
