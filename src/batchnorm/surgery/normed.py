@@ -44,7 +44,7 @@ class PreNorm(nn.Module):
 
 def normalized(norm: nn.Module, x: Tensor, channels_last: bool) -> Tensor:
     """Normalize values whose channels are axis 1, or the last axis; there each position counts."""
-    if not channels_last or x.dim() == 2:
+    if not channels_last:
         return cast(Tensor, norm(x))
     return cast(Tensor, norm(x.reshape(-1, x.shape[-1]))).reshape(x.shape)
 

@@ -75,11 +75,13 @@ def _passer(population: Population) -> Any:
 
 
 def _dropped(plain: nn.Module, plan: Plan) -> Iterator[tuple[str, Tensor]]:
-    """The bias in front of each new layer that had one."""
+    """The bias that each new layer has had in front of it, and has no more."""
+    without = [plain.get_submodule(name) for name in plan.dropped_biases]
     for insertion in plan.insertions:
-        layer = insertion.parent if insertion.side == "output" else insertion.follows
-        if layer in plan.dropped_biases and insertion.side != "input":
-            yield insertion.name, plain.get_submodule(layer).bias  # type: ignore[misc]
+        # a shared layer has another name at each of its places
+        layer = plain.get_submodule(insertion.follows)
+        if insertion.side != "input" and any(layer is other for other in without):
+            yield insertion.name, layer.bias  # type: ignore[misc]
 
 
 def _set(layer: nn.Module, name: str, population: Population, bias: Tensor | None) -> None:
