@@ -109,8 +109,7 @@ _PASSIVE_OPS = MOVES | frozenset(
         "upsample_trilinear3d",
     )
 )
-RANDOM = ("bernoulli", "normal", "normal_", "rand", "rand_like", "randn", "randn_like", "uniform_")
-"""Operators whose output says nothing of their input but the shape."""
+_RANDOM = ("bernoulli", "normal", "normal_", "rand", "rand_like", "randn", "randn_like", "uniform_")
 _SUMS = ("add", "sub", "rsub")
 _PRODUCTS = ("mul", "div")
 _BY_KIND = {
@@ -154,8 +153,18 @@ def calls_around(by: Call | Step) -> tuple[Call, ...]:
 
 def is_variable(value: Value) -> bool:
     """Whether a value is another one at each call: it comes from an input, or is random."""
-    op = value.made_by.op if value.made_by is not None else None
-    return value.varies or (op is not None and op.overloadpacket.__name__ in RANDOM)
+    step = value.made_by
+    while step is not None and not value.varies:
+        if is_random(step):
+            return True
+        # a random tensor may be moved or scaled before it is used
+        step = step.reads[0].made_by if len(step.reads) == 1 else None
+    return value.varies
+
+
+def is_random(step: Step) -> bool:
+    """Whether what a step makes says nothing of what it reads but the shape."""
+    return step.op is not None and step.op.overloadpacket.__name__ in _RANDOM
 
 
 class Roles:

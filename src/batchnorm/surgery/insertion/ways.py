@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterable
 
 from ..graph.graph import Call, Step, Value
-from .roles import RANDOM, Reading, Role, Roles, is_variable
+from .roles import Reading, Role, Roles, is_random, is_variable
 
 _DECIDING = (Role.ACTIVATION, Role.NORM, Role.PROBABILITY)
 _GATES = ("hardsigmoid", "hardtanh", "relu6", "sigmoid", "softplus")
@@ -134,8 +134,6 @@ class Follower:
             if id(one) in seen or one.made_by is None:
                 continue
             seen.add(id(one))
-            op = one.made_by.op
-            is_random = op is not None and op.overloadpacket.__name__ in RANDOM
-            if not is_random and self.roles.of(one.made_by)[0] is not Role.LAYER:
+            if not is_random(one.made_by) and self.roles.of(one.made_by)[0] is not Role.LAYER:
                 open_ += one.made_by.reads
         return True
