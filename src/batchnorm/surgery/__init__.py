@@ -2,7 +2,8 @@
 
 Those that change its structure return a new model and leave theirs untouched. `fold` and `insert`
 see which tensor feeds what on a run of a copy (`graph/`), decide (`folding/`, `insertion/`), and
-edit another copy and prove it (`editing/`). `freeze`, `unfreeze` and `recalibrate`
+edit another copy and prove it (`editing/`). Where no child can be added, a layer holds its
+normalization itself (`normed`). `freeze`, `unfreeze` and `recalibrate`
 (`recalibration/`) change layers in place.
 """
 
