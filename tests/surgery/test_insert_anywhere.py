@@ -349,3 +349,58 @@ def test_children_named_twice_and_parts_of_sequences():
     new = bn.insert(Half(), IMAGE)
     assert norms(new) == ["features.0.norm", "features.2.norm"]
     assert new.alias is new.features and list(new.features._modules) == list("01234")
+
+
+def test_channels_that_turn_into_others_are_left_in_front_of_a_layer():
+    x = torch.randn(2, 3, 4)
+    model = Net(lambda m, x: m.b(F.gelu(m.a(x)).mT), a=nn.Conv1d(3, 4, 1), b=nn.Conv1d(4, 2, 1))
+    said = changes(model, x, where="after_activation")
+    assert "Conv1d 'b' takes other channels than (2, 4, 4)" in said["a"]
+
+
+def test_zeros_of_padding_are_no_inputs():
+    by_module = Net(lambda m, x: m.a(m.pad(x)), pad=nn.ZeroPad2d(1), a=nn.Conv2d(3, 4, 3))
+    assert norms(bn.insert(by_module, IMAGE, where="input")) == ["pad.input_norm"]
+    by_function = Net(lambda m, x: m.a(F.pad(x, [1, 1, 1, 1])), a=nn.Conv2d(3, 4, 3))
+    assert "pads it before" in changes(by_function, IMAGE, where="input")[""]
+    new = bn.insert(nn.Sequential(by_function), IMAGE, where="input")
+    assert norms(new) == ["input_norm"]
+
+
+class Frozen(nn.Module):
+    """As detection networks have them: statistics that are buffers, and a formula."""
+
+    def __init__(self):
+        super().__init__()
+        for name, value in {"weight": 1, "bias": 0, "running_mean": 0, "running_var": 1}.items():
+            self.register_buffer(name, torch.full((4,), float(value)))
+
+    def forward(self, x):
+        scale = self.weight * (self.running_var + EPS).rsqrt()
+        return x * scale[:, None, None] + (self.bias - self.running_mean * scale)[:, None, None]
+
+
+def test_a_frozen_normalization_of_any_class_is_one():
+    model = Net(lambda m, x: m.b(m.n(m.a(x)).relu()), a=conv(3, 4), n=Frozen(), b=conv(4, 2))
+    assert "already normalized by Frozen 'n'" in changes(model, IMAGE)["a"]
+
+
+class Standardized(nn.Conv2d):
+    def forward(self, x):
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding)
+
+
+class Activated(nn.Conv2d):
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+def test_subclasses_of_layers():
+    model = Net(lambda m, x: m.b(m.a(x).relu()), a=Standardized(3, 4, 3), b=conv(4, 2))
+    new = bn.insert(model, IMAGE).train()
+    assert norms(new) == ["a.norm"] and isinstance(new.a, Standardized)
+    wanted = model.b(standardized(model.a(IMAGE), [0, 2, 3]).relu())
+    torch.testing.assert_close(new(IMAGE), wanted, atol=1e-5, rtol=1e-4)
+    said = changes(Net(lambda m, x: m.b(m.a(x)), a=Activated(3, 4, 3), b=conv(4, 2)), IMAGE)
+    assert "its class Activated has the activation inside of its forward" in said["a"]
