@@ -11,7 +11,7 @@ from torch.nn import functional as F
 import batchnorm as bn
 from batchnorm.errors import SurgeryError
 
-from .nets import Net, OneInput, norms
+from .nets import Net, OneInput, distance, norms, randomized, run
 
 EPS = 1e-5
 X = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
@@ -404,3 +404,50 @@ def test_subclasses_of_layers():
     torch.testing.assert_close(new(IMAGE), wanted, atol=1e-5, rtol=1e-4)
     said = changes(Net(lambda m, x: m.b(m.a(x)), a=Activated(3, 4, 3), b=conv(4, 2)), IMAGE)
     assert "its class Activated has the activation inside of its forward" in said["a"]
+
+
+@pytest.mark.parametrize("where", ["before_activation", "after_activation", "input"])
+@pytest.mark.parametrize("case", ["linear", "linear on sequences", "conv1d"])
+def test_fold_takes_out_what_insert_put_in(case, where):
+    make, x, *_ = LAYERS[case]
+    model = two(F.gelu, make).double()
+    new = randomized(bn.insert(model, x.double(), where=where))
+    folded, said = bn.fold(new, x.double())
+    assert len(norms(new)) == 1 and not norms(folded)
+    assert folded.state_dict().keys() == model.state_dict().keys()
+    assert distance(run(folded, x.double()), run(new, x.double())) < 1e-13  # rounding in float64
+    assert [change.action.split(" into ")[0] for change in said] == ["fold"]
+
+
+def test_an_input_that_is_laid_beside_other_values():
+    def skip(m, x):
+        return m.b(torch.cat((m.a(x).relu(), x), 1))
+
+    model = Net(skip, a=conv(3, 4), b=conv(7, 2))
+    assert (
+        "cat in Net 'the model itself' lays other values"
+        in changes(model, IMAGE, where="input")[""]
+    )
+    assert norms(bn.insert(nn.Sequential(model), IMAGE, where="input")) == ["input_norm"]
+
+
+class Twice(nn.Conv2d):
+    def forward(self, x):
+        one = F.conv2d(x, self.weight, self.bias, padding=1)
+        return one + F.conv2d(x, self.weight.flip(3), self.bias, padding=1)
+
+
+def test_a_module_of_two_layers_gets_one_normalization():
+    model = Net(lambda m, x: m.b(m.a(x).relu()), a=Twice(3, 4, 3), b=conv(4, 2))
+    for where, name in {"before_activation": "a.norm", "input": "a.input_norm"}.items():
+        new = bn.insert(model, IMAGE, where=where)
+        assert norms(new) == [name] and type(new.a).__bases__[1] is Twice
+
+
+def test_after_activation_leaves_what_is_laid_beside_other_values():
+    def beside(m, x):
+        return m.b(torch.cat((m.a(x).relu(), m.c(x)), 0))
+
+    model = Net(beside, a=conv(3, 4), b=conv(4, 2), c=conv(3, 4))
+    said = changes(model, IMAGE, where="after_activation")
+    assert "cat in Net 'the model itself' lays other values beside it" in said["a"]

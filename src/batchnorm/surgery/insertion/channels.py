@@ -3,7 +3,7 @@
 import dataclasses
 
 from ..graph.graph import Step, Value
-from .roles import Reading
+from .roles import Reading, is_variable
 from .sites import Site
 
 _TURNING = ("permute", "t", "transpose", "unfold")
@@ -38,6 +38,9 @@ def of_input(site: Site, reading: Reading, value: Value) -> Channels | str:
     given = site.layer.args[0] if site.layer is not None and site.layer.args else None
     if not isinstance(given, Value) or given not in on_the_way:
         return f"{reading} does not take it as its first argument"
+    joined = next((step for step in reading.way if _joins(step)), None)
+    if joined is not None and given is not value:
+        return f"{joined} lays other values beside it before {reading} takes it"
     return _at(given, site.is_linear, site.num_spatial, str(site))
 
 
@@ -58,6 +61,10 @@ def of_activation(site: Site, reading: Reading) -> Channels | str:
     if len(shape) != len(site.value.shape):
         return f"{reading} gives shape {shape}, of which nobody knows where the channels are"
     return Channels(shape[-1 if before.are_last else 1], before.dim, before.are_last)
+
+
+def _joins(step: Step) -> bool:
+    return len({id(value) for value in step.reads if is_variable(value)}) > 1
 
 
 def turning(way: tuple[Step, ...]) -> Step | None:

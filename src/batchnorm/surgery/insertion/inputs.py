@@ -76,7 +76,7 @@ class Inputs:
 
     def _in_sequence(self, value: Value, ways: Ways) -> Found | str | None:
         """In the outermost `nn.Sequential` that takes it; None where layers must hold it."""
-        taken = [self._taken(reading, value) for reading in ways.readings]
+        taken = [self._taken(r, value) for r in ways.readings if not r.way]
         wrong = next((channels for channels in taken if isinstance(channels, str)), None)
         if wrong or any(isinstance(own, Channels) and own.are_last for own in taken):
             return wrong

@@ -58,7 +58,9 @@ class Plan:
         self.changes.append(Change(name, "leave alone", reason))
 
     def insert(self, insertion: Insertion, reason: str) -> None:
-        """Note one insertion."""
+        """Note one insertion; nothing if there is one at the same place."""
+        if any(other.name == insertion.name for other in self.insertions):
+            return
         self.insertions.append(insertion)
         what = f"insert BatchNorm{insertion.dim}d({insertion.num_features})"
         if insertion.channels_last:
