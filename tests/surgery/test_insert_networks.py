@@ -107,6 +107,7 @@ def test_inserts_into_whole_networks(case, where):
     assert torch.isfinite(logits(new.eval()(x))).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["before_activation", "after_activation", "input"])
 @pytest.mark.parametrize("case", BARE)
 def test_folds_copies_and_saves_whole_networks(case, where):

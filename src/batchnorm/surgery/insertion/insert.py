@@ -101,8 +101,9 @@ def insert(
         example_kwargs: Keyword arguments of the call.
         calibrate: Batches, as `recalibrate` takes them. They run through a copy once, in evaluation
             mode; then statistics, weights and biases are such that the new model computes in
-            evaluation what the model does. That is proved on the example. None: the layers start
-            as all new ones do, with mean 0, variance 1, weight 1, and bias 0.
+            evaluation what the model does; that is proved on the example. At the input, too, the
+            layers then have weight and bias. None: the layers start as all new ones do, with mean
+            0, variance 1, weight 1, and bias 0.
         dry_run: Build nothing, return the list of what would be done and left alone, and why.
         **layer_options: Passed to the layers, for example `momentum` or `virtual_batch_size`.
 
@@ -132,7 +133,7 @@ def insert(
     example = Example(example_inputs, example_kwargs or {})
     if calibrate is not None and not example.args and not example.kwargs:
         raise SurgeryError("calibrate= is proved on an example: insert(model, example, calibrate=)")
-    edited, plan = _planned(model, example, where)
+    edited, plan, eps = _planned(model, example, where)
     if dry_run:
         return plan.changes
     if not plan.insertions:
@@ -141,14 +142,17 @@ def insert(
     plain = copy_model(edited) if calibrate is not None else None
     apply_plan(edited, plan, lambda insertion: _build(insertion, options))
     if plain is not None and calibrate is not None:
-        _calibrate(model, edited, plain, plan, calibrate, example)
+        _calibrate(edited, plain, plan, calibrate)
+        # the tolerance is that of the new model, whose weights are rounded, too
+        what = "the model with calibrated batch normalization"
+        require_equal(edited, model, example, eps, what)
     if example.args or example.kwargs:
         _require_running(edited, plan, example)
     return edited
 
 
-def _planned(model: M, example: Example, where: str) -> tuple[M, Plan]:
-    """A copy of the model, and what is going to be done to it."""
+def _planned(model: M, example: Example, where: str) -> tuple[M, Plan, float]:
+    """A copy of the model, what is going to be done to it, and `Graph.eps` where it was seen."""
     require_materialized(model)
     if not example.args and not example.kwargs:
         if where == "input":
@@ -156,32 +160,22 @@ def _planned(model: M, example: Example, where: str) -> tuple[M, Plan]:
                 "where='input' takes dimension and number of channels from an example input: "
                 "insert(model, example, where='input')."
             )
-        return copy_model(model), plan_sequence(model, where)
+        return copy_model(model), plan_sequence(model, where), 0.0
     require_readable(model)
     scratch = raised(copy_model(model))
     graph = watch(scratch, example)
     if where == "input":
-        return scratch, plan_inputs(scratch, graph, example)
-    return scratch, plan_hidden(scratch, graph, where)
+        return scratch, plan_inputs(scratch, graph, example), graph.eps
+    return scratch, plan_hidden(scratch, graph, where), graph.eps
 
 
-def _calibrate(
-    model: nn.Module,
-    edited: nn.Module,
-    plain: nn.Module,
-    plan: Plan,
-    batches: Iterable[Any],
-    example: Example,
-) -> None:
+def _calibrate(edited: nn.Module, plain: nn.Module, plan: Plan, batches: Iterable[Any]) -> None:
     apply_plan(
         plain,
         Plan(plan.insertions),  # which drops no biases
         lambda insertion: copy_model(edited.get_submodule(insertion.name)),
     )
     calibrated(edited, plain, plan, batches)
-    what = "the model with calibrated batch normalization"
-    # The tolerance is that of the new model: its weights are rounded, too.
-    require_equal(edited, model, example, watch(edited, example).eps, what)
 
 
 def _require_running(edited: nn.Module, plan: Plan, example: Example) -> None:
