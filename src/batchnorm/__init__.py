@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         no_update,
         recompute,
     )
-    from .surgery import fold, freeze, insert, recalibrate, unfreeze
+    from .surgery import convert, fold, freeze, insert, recalibrate, unfreeze
 
 _MODULE_BY_NAME = {
     "BatchNorm1d": ".nn",
@@ -35,6 +35,7 @@ _MODULE_BY_NAME = {
     "Moments": ".moments",
     "Renorm": ".nn",
     "accumulate": ".nn",
+    "convert": ".surgery",
     "fold": ".surgery",
     "freeze": ".surgery",
     "functional": ".functional",
@@ -56,6 +57,7 @@ __all__ = [
     "Moments",
     "Renorm",
     "accumulate",
+    "convert",
     "fold",
     "freeze",
     "functional",

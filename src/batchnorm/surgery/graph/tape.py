@@ -136,6 +136,7 @@ class Tape:
     ) -> Value:
         value = Value(len(self.graph.values), tuple(tensor.shape), tensor.dtype, made_by, names)
         value.varies = varies or (made_by is not None and any(v.varies for v in made_by.reads))
+        value.memory = _memory(tensor)
         self.graph.values.append(value)
         if names:
             self.graph.named.append(value)
