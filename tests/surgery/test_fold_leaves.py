@@ -9,7 +9,7 @@ from torch.nn.utils import parametrizations
 
 import batchnorm as bn
 
-from .nets import Net, norms, randomized, reference, run
+from .nets import Net, norms, randomized, run
 from .test_fold import OwnForward, images
 
 X = images(2, 3, 6, 6)
@@ -297,9 +297,8 @@ def test_a_new_bias_is_trained_where_the_shift_was():
     assert not folded[0].bias.requires_grad
 
 
-def test_zero_padding_is_no_obstacle_without_a_shift():
+def test_zero_padding_is_an_obstacle_whatever_the_shift():
     model = nn.Sequential(nn.BatchNorm2d(3, affine=False), nn.Conv2d(3, 4, 3, padding=1))
-    model[0].running_var.fill_(4.0)
-    folded, changes = bn.fold(model, X)
-    assert str(changes[0]) == "0: fold into Conv2d '1' (nothing else feeds its input)"
-    assert torch.allclose(run(folded, X)[0], reference(model, X)[0].float(), atol=1e-6)
+    model[0].running_var.fill_(4.0)  # and a mean of 0: the shift is 0, and may not be tomorrow
+    _, changes = bn.fold(model, X)
+    assert "Conv2d '1' reads it, and pads with zeros" in str(changes[0])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import typer
 
 from ..errors import CommandError
-from . import bench, env, recalibrate, report, study
+from . import bench, env, fold, recalibrate, report, study
 
 app = typer.Typer(
     name="batchnorm",
@@ -17,6 +17,7 @@ app = typer.Typer(
 )
 app.command("study", cls=study.Command)(study.command)
 app.command("recalibrate")(recalibrate.command)
+app.command("fold")(fold.command)
 app.command("bench")(bench.command)
 app.command("report")(report.command)
 app.command("env")(env.command)

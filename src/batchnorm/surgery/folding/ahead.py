@@ -24,12 +24,10 @@ def targets_ahead(draft: Draft, graph: Graph, norm: str) -> tuple[Target, ...] |
         reason = _arrive(draft.model, graph, call.outputs, arrivals)
         if reason:
             return reason
-    return _targets(draft, graph, norm, arrivals)
+    return _targets(draft, graph, arrivals)
 
 
-def _targets(
-    draft: Draft, graph: Graph, norm: str, arrivals: list[Arrival]
-) -> tuple[Target, ...] | str:
+def _targets(draft: Draft, graph: Graph, arrivals: list[Arrival]) -> tuple[Target, ...] | str:
     found: dict[str, Target] = {}
     for call, trail in arrivals:
         target = _target(draft.model, call, trail)
@@ -40,7 +38,7 @@ def _targets(
         found[target.name] = target
     reached = [call for call, _ in arrivals]
     for target in found.values():
-        reason = _about(draft, graph, norm, target, reached)
+        reason = _about(draft, graph, target, reached)
         if reason:
             return reason
     return tuple(found.values()) or "nothing reads it"
@@ -104,9 +102,7 @@ def _target(model: nn.Module, call: Call, trail: Trail) -> Target | str:
     return Target(name, "norm" if is_norm else "input", channels)
 
 
-def _about(
-    draft: Draft, graph: Graph, norm: str, target: Target, reached: list[Call]
-) -> str | None:
+def _about(draft: Draft, graph: Graph, target: Target, reached: list[Call]) -> str | None:
     about = about_norm if target.side == "norm" else about_layer
     reason = about(draft.model, graph, target.name)
     if reason:
@@ -115,6 +111,5 @@ def _about(
     if missed:
         return f"{missed[0]} reads something else"
     layer = draft.model.get_submodule(target.name)
-    before = draft.affine_of(norm).at(target.channels)
-    reason = why_not_ahead(layer, before) if target.side == "input" else None
+    reason = why_not_ahead(layer) if target.side == "input" else None
     return reason and f"{described(draft.model, target.name)} reads it, and {reason}"

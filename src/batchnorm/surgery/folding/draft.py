@@ -64,11 +64,8 @@ class Target:
         if self.side == "norm":
             return self._composed(draft, affine)
         absorb = into_outputs if self.side == "output" else into_inputs
-        weight, bias = absorb(
-            draft.model.get_submodule(self.name), draft.weights_of(self.name), affine
-        )
-        if bias is None or (draft.read(self.name, "bias") is None and not bool(bias.any())):
-            return {"weight": weight}
+        layer = draft.model.get_submodule(self.name)
+        weight, bias = absorb(layer, draft.weights_of(self.name), affine)
         return {"weight": weight, "bias": bias}
 
     def _composed(self, draft: Draft, affine: Affine) -> dict[str, Tensor]:

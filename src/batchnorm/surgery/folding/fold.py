@@ -24,6 +24,9 @@ from .obstacles import about_norm, described, functional_norms
 
 M = TypeVar("M", bound=nn.Module)
 
+LEAVE = "leave alone"
+"""What a list of changes says of a normalization that stays."""
+
 _SIDES = {
     "output": "nothing else reads its output",
     "input": "nothing else feeds its input",
@@ -159,17 +162,17 @@ class _Round:
                 left.append(change)
         for call in functional_norms(self.draft.model, self.graph):
             name = call.module.name if call.module and call.module.name else ""
-            left.append(Change(name, "leave alone", f"{call} is no layer that could be replaced"))
+            left.append(Change(name, LEAVE, f"{call} is no layer that could be replaced"))
         return left
 
     def _try(self, name: str) -> Change | None:
         if name in self._busy:
-            return Change(name, "leave alone", "it changed in this round")
+            return Change(name, LEAVE, "it changed in this round")
         if self.graph.decisions:
             reason = f"{self.graph.decisions[0]} decides by values which code runs"
-            return Change(name, "leave alone", reason)
+            return Change(name, LEAVE, reason)
         why = about_norm(self.draft.model, self.graph, name) or self._fold(name)
-        return Change(name, "leave alone", why) if why else None
+        return Change(name, LEAVE, why) if why else None
 
     def _fold(self, name: str) -> str | None:
         targets = targets_behind(self.draft, self.graph, name)

@@ -15,24 +15,26 @@ Progress = Callable[[int, int | None], None]
 """Is given the number of batches done, and of all there will be, None where that is unknown."""
 
 
-def run_on(model: nn.Module, batch: Any) -> None:
-    """Run a model on a batch, as most training loops do.
+def arguments_of(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Take a batch as most training loops do: the arguments that a model is called with.
 
     A tensor is the input. Of a tuple or list, the first element is: what follows are targets. A
-    dictionary holds keyword arguments. Any other object is the argument itself. Tensors are moved
-    to the device of the model if it has only one.
+    dictionary holds keyword arguments. Any other object is the argument itself.
+    """
+    if isinstance(batch, Mapping):
+        return (), dict(batch)
+    if isinstance(batch, Sequence) and not isinstance(batch, str):
+        return tuple(batch[:1]), {}
+    return (batch,), {}
+
+
+def run_on(model: nn.Module, batch: Any) -> None:
+    """Run a model on a batch; tensors are moved to the device of the model if it has only one.
 
     Raises:
         OptionError: The model does not take the batch.
     """
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = {}
-    if isinstance(batch, Mapping):
-        kwargs = dict(batch)
-    elif isinstance(batch, Sequence) and not isinstance(batch, str):
-        args = tuple(batch[:1])
-    else:
-        args = (batch,)
+    args, kwargs = arguments_of(batch)
     _check(model, batch, args, kwargs)
     device = _device(model)
     model(*(_moved(x, device) for x in args), **{k: _moved(x, device) for k, x in kwargs.items()})
