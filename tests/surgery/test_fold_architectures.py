@@ -25,7 +25,7 @@ def examples():
 OURS = examples()
 CASES = {
     "unet": (OURS.UNet, (2, 3, 32, 32), 10, 0),
-    "densenet": (OURS.DenseNet, (2, 3, 32, 32), 15, 9),
+    "densenet": (OURS.DenseNet, (2, 3, 32, 32), 15, 8),
     "generator": (OURS.Generator, (2, 16), 3, 0),
     "resnet": (architectures.resnet, (2, 3, 64, 64), 15, 0),
     "regnet": (architectures.regnet, (2, 3, 64, 64), 12, 0),

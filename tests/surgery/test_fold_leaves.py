@@ -10,7 +10,7 @@ from torch.nn.utils import parametrizations
 import batchnorm as bn
 
 from .nets import Net, norms, randomized, run
-from .test_fold import OwnForward, images
+from .test_fold import images
 
 X = images(2, 3, 6, 6)
 
@@ -101,6 +101,17 @@ def reads_statistics(m, x):
 class Activated(nn.BatchNorm2d):
     def forward(self, input):
         return super().forward(input).relu()
+
+
+class Biasless(nn.Conv2d):
+    def forward(self, input):
+        return F.conv2d(input, self.weight)
+
+
+class Fussy(nn.Conv2d):
+    def forward(self, input):
+        assert self.bias is None
+        return F.conv2d(input, self.weight, self.bias)
 
 
 class Standardized(nn.Conv2d):
@@ -232,8 +243,34 @@ MODELS = {
         "its class Activated has a forward of its own",
     ),
     "conv of its own without bias": (
-        sequence(OwnForward(3, 3, 3, bias=False), nn.BatchNorm2d(3), nn.ReLU()),
-        "OwnForward '0' has a forward of its own, and no bias",
+        sequence(Biasless(3, 3, 3, bias=False), nn.BatchNorm2d(3), nn.ReLU()),
+        "Biasless '0' has a forward of its own, and no bias",
+    ),
+    "conv of its own that refuses a bias": (
+        sequence(Fussy(3, 3, 3, bias=False), nn.BatchNorm2d(3), nn.ReLU()),
+        "Fussy '0' has a forward of its own, and no bias",
+    ),
+    "pooling that counts a border of zeros": (
+        sequence(nn.Conv2d(3, 3, 3), nn.AvgPool2d(3, padding=1), nn.BatchNorm2d(3), nn.ReLU()),
+        "the channels of Conv2d '0' are not those that it normalizes",
+    ),
+    "pooling by the largest": (
+        sequence(nn.Conv2d(3, 3, 3), nn.MaxPool2d(2), nn.BatchNorm2d(3), nn.ReLU()),
+        "MaxPool2d '1' feeds it, not a layer",
+    ),
+    "interpolation with negative weights": (
+        sequence(
+            nn.Conv2d(3, 3, 3), nn.Upsample(scale_factor=2, mode="bicubic"), nn.BatchNorm2d(3)
+        ),
+        "Upsample '1' feeds it, not a layer",
+    ),
+    "a mean over channels": (
+        lambda: Net(
+            lambda m, x: m.norm(m.conv(x).unflatten(1, (3, 2)).mean(1)).relu(),
+            conv=nn.Conv2d(3, 6, 3),
+            norm=nn.BatchNorm2d(2),
+        ),
+        "the channels of Conv2d 'conv' are not those that it normalizes",
     ),
     "standardized conv": (
         sequence(Standardized(3, 3, 3), nn.BatchNorm2d(3), nn.ReLU()),

@@ -7,15 +7,16 @@ from ..graph.trail import Trail, is_move
 from ..kinds import runs_as
 from .absorb import why_not_ahead
 from .behind import argument
-from .draft import Draft, Target
-from .obstacles import LAYERS, NORMS, about_layer, about_norm, described
+from .draft import LAYERS, Draft, Target, activation_of
+from .frozen import FrozenBatchNorm
+from .obstacles import NORMS, about_layer, about_norm, described
 
 Arrival = tuple[Call, Trail]
 
 
 def targets_ahead(draft: Draft, graph: Graph, norm: str) -> tuple[Target, ...] | str:
     """The layers that are all that reads a normalization; or why there are none."""
-    if getattr(draft.model.get_submodule(norm), "activation", None) is not None:
+    if activation_of(draft.model.get_submodule(norm)) is not None:
         return "its activation comes before what reads it"
     arrivals: list[Arrival] = []
     for call in graph.calls_of(norm):
@@ -69,7 +70,8 @@ def _next(model: nn.Module, value: Value, step: Step) -> Call | Step | str:
     for call in step.calls:
         if call.name and argument(call, 0, "input") is value:
             module = model.get_submodule(call.name)
-            if runs_as(module, LAYERS) or (runs_as(module, NORMS) and _is_alone(call)):
+            is_norm = runs_as(module, NORMS) and not isinstance(module, FrozenBatchNorm)
+            if runs_as(module, LAYERS) or (is_norm and _is_alone(call)):
                 return call
     return step if is_move(step) else f"{step} reads it, not a layer"
 

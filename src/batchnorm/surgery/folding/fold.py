@@ -18,9 +18,10 @@ from ..graph.watch import watch
 from ..refuse import require_materialized, require_readable
 from .ahead import targets_ahead
 from .behind import argument, targets_behind
-from .draft import Draft, Fold, fits
-from .exported import raised
+from .draft import Draft, Fold, activation_of, fits
+from .frozen import looks_frozen, put_back
 from .obstacles import about_norm, described, functional_norms
+from .prepare import prepared, would_read_a_bias
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -117,8 +118,9 @@ def fold(
     require_materialized(model)
     require_readable(model)
     example = Example(example_inputs, example_kwargs or {})
-    edited = raised(copy_model(model))
-    folds, changes, eps = _fold_all(Draft(edited), example)
+    edited = prepared(model)
+    folds, changes, eps = _fold_all(Draft(edited, would_read_a_bias(edited, example)), example)
+    put_back(edited)
     if dry_run:
         return changes
     if folds:
@@ -201,7 +203,7 @@ class _Round:
 
 
 def _explained(draft: Draft, fold: Fold) -> list[str]:
-    activation = getattr(draft.model.get_submodule(fold.norm), "activation", None)
+    activation = activation_of(draft.model.get_submodule(fold.norm))
     residual = "the residual" if fold.has_residual else None
     stays = [str(part) for part in (activation, residual) if part is not None]
     return [f"{' and '.join(stays)} stays"] if stays else []
@@ -209,7 +211,8 @@ def _explained(draft: Draft, fold: Fold) -> list[str]:
 
 def _norms(model: nn.Module, graph: Graph) -> list[str]:
     """Normalizations by the order of their first calls, then those that were not called."""
-    names = [name for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
+    modules = model.named_modules()
+    names = [n for n, m in modules if isinstance(m, _BatchNorm) or looks_frozen(m)]
     called = {call.name: i for i, call in reversed(list(enumerate(graph.calls)))}
     return sorted(names, key=lambda name: called.get(name, len(graph.calls)))
 
@@ -220,9 +223,10 @@ def _prove(
     wide, wide_example = copy_model(model).to(torch.float64), example.double()
     wide_eps = _eps_where_it_runs(wide, wide_example)
     if wide_eps is not None:  # there, rounding hides nothing
-        draft = Draft(raised(copy_model(wide)))
+        draft = Draft(prepared(wide))
         for one in folds:
             one.apply(draft)
+        put_back(draft.model)
         what = "the folded model in float64"
         require_equal(wide, draft.model, wide_example, wide_eps, what)
     require_equal(model, folded, example, eps, "the folded model")
