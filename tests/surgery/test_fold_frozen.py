@@ -101,6 +101,13 @@ def test_one_that_is_left_is_itself_again():
     assert list(folded.state_dict()) == [n for n in model.state_dict() if not n.startswith("3.")]
 
 
+def test_nothing_goes_into_one_that_may_come_back():
+    model = nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3), Frozen(3), nn.ReLU())
+    folded, changes = bn.fold(model, X)
+    assert [change.action for change in changes] == ["leave alone"] * 2
+    assert distance(run(folded, X), run(model, X)) == 0
+
+
 def test_shared_ones_stay_shared():
     norm = Frozen(3)
     model = nn.Sequential(nn.ReLU(), norm, nn.ReLU(), norm, nn.ReLU())

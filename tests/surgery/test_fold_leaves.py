@@ -254,6 +254,10 @@ MODELS = {
         sequence(nn.Conv2d(3, 3, 3), nn.AvgPool2d(3, padding=1), nn.BatchNorm2d(3), nn.ReLU()),
         "the channels of Conv2d '0' are not those that it normalizes",
     ),
+    "pooling of one channel that counts a border of zeros": (
+        sequence(nn.Conv2d(3, 1, 3), nn.AvgPool2d(3, padding=1), nn.BatchNorm2d(1), nn.ReLU()),
+        "the channels of Conv2d '0' are not those that it normalizes",
+    ),
     "pooling by the largest": (
         sequence(nn.Conv2d(3, 3, 3), nn.MaxPool2d(2), nn.BatchNorm2d(3), nn.ReLU()),
         "MaxPool2d '1' feeds it, not a layer",

@@ -139,10 +139,9 @@ def _averaged(step: Step, labels: Tensor) -> Tensor | None:
     """
     x = labels.double()
     ones, mean, square = (_moved(step, t) for t in (torch.ones_like(x), x, x.square()))
-    found = mean.round()
     size = max(float(x.max()), 1.0)
-    is_one = _near(ones, 1.0, 1e-9) and _near(mean, found, 1e-9 * size)
-    return found.long() if is_one and _near(square, found.square(), 1e-9 * size**2) else None
+    is_whole = _near(ones, 1.0, 1e-9) and _near(square, mean.square(), 1e-9 * size**2)
+    return mean.round().long() if is_whole else None
 
 
 def _near(a: Tensor, b: Tensor | float, tolerance: float) -> bool:
