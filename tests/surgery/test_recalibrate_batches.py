@@ -93,15 +93,17 @@ def test_it_stops_when_more_batches_would_change_nothing():
 
 def test_it_does_not_stop_while_one_layer_still_moves():
     torch.manual_seed(0)
-    model = nn.ModuleList([bn.BatchNorm1d(1), bn.BatchNorm1d(1)])
-    loader = [(torch.randn(64, 1), torch.randn(64, 1) + k) for k in range(40)]
+    model = nn.ModuleList([bn.BatchNorm1d(1), bn.BatchNorm1d(1), bn.BatchNorm1d(1)])
+    still, moving = torch.randn(40, 64, 1), [torch.randn(64, 1) + k for k in range(40)]
 
     def forward(model, batch):
         for layer, x in zip(model, batch, strict=True):
             layer(x)
 
-    assert bn.recalibrate(model, loader, forward, tolerance=0.2).converged is False
-    assert bn.recalibrate(model[0], loader, tolerance=0.2).converged is True
+    for place in range(3):
+        loader = [[moving[k] if i == place else still[k] for i in range(3)] for k in range(40)]
+        assert bn.recalibrate(model, loader, forward, tolerance=0.2).converged is False
+    assert bn.recalibrate(model[0], list(still), tolerance=0.2).converged is True
 
 
 def test_every_pass_sees_the_same_random_batches():

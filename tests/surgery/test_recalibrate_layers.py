@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import batchnorm as bn
-from batchnorm.errors import StatisticsError
+from batchnorm.errors import ShapeError, StatisticsError
 
 from .populations import (
     assert_population,
@@ -163,3 +163,32 @@ def test_policies_for_what_is_not_finite():
     layer = bn.BatchNorm1d(2, nonfinite="propagate")
     bn.recalibrate(layer, loader)
     assert layer.running_mean.isnan().all()
+
+
+def test_only_batches_in_which_a_layer_ran_are_counted():
+    model = nn.ModuleList([bn.BatchNorm1d(1), bn.BatchNorm1d(1)])
+
+    def forward(model, batch):
+        for k, x in batch:
+            model[k](x)
+            model[k](x)  # twice in one batch
+
+    x = torch.randn(4, 1)
+    loader = [[(0, x), (1, x)], [(0, x)], [(0, x)], [(1, x)]]
+    result = bn.recalibrate(model, loader, forward)
+    assert [layer.batches for layer in result.layers] == [3, 2]
+    assert [int(layer.num_batches_tracked) for layer in model] == [3, 2]
+
+
+@each_pass
+def test_buffers_stay_the_same_tensors(passes):
+    """Who holds them, such as a data-parallel wrapper, has the new ones."""
+    model = make()
+    before = {name: (id(t), t.data_ptr()) for name, t in model.named_buffers()}
+    bn.recalibrate(model, batches(), passes=passes)
+    assert {name: (id(t), t.data_ptr()) for name, t in model.named_buffers()} == before
+
+
+def test_what_is_wrong_with_an_input_the_layer_says():
+    with pytest.raises(ShapeError, match="expected 3 channels at axis 1, found 2"):
+        bn.recalibrate(bn.BatchNorm1d(3), [torch.randn(4, 2)])

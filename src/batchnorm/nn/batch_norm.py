@@ -206,9 +206,10 @@ class BatchNorm(Running):
 
         None where there is more to it: nothing has changed then, and `_normalize` does it all.
         """
-        act = activations.get(self.activation)
-        after = Affine(self.weight, self.bias, residual, act)
-        if not dispatch.fused(input, residual) or not self._fits(input, after):
+        if not dispatch.fused(input, residual):
+            return None
+        after = Affine(self.weight, self.bias, residual, activations.get(self.activation))
+        if not self._fits(input, after):
             return None
         if self.is_learning():
             return self._step_at_once(input, after)
@@ -234,7 +235,11 @@ class BatchNorm(Running):
         return output
 
     def _fits(self, input: Tensor, after: Affine) -> bool:
-        """Say whether the checks of `_normalize` would find nothing."""
+        """Say whether the checks of `_normalize` would find nothing.
+
+        They are repeated as one expression, without messages, as they run on the way of every call
+        of a kernel; where they say no, `_normalize` checks again and says what is wrong.
+        """
         weight, bias, residual, _ = after
         ndims, features = self._ndims, self.num_features
         each = (features,)
