@@ -102,7 +102,9 @@ def test_it_does_not_stop_while_one_layer_still_moves():
 
     for place in range(3):
         loader = [[moving[k] if i == place else still[k] for i in range(3)] for k in range(40)]
-        assert bn.recalibrate(model, loader, forward, tolerance=0.2).converged is False
+        for passes in (1, None):
+            result = bn.recalibrate(model, loader, forward, tolerance=0.2, passes=passes)
+            assert result.converged is False
     assert bn.recalibrate(model[0], list(still), tolerance=0.2).converged is True
 
 
