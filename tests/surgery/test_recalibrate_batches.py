@@ -11,6 +11,7 @@ from torch import nn
 import batchnorm as bn
 from batchnorm.errors import OptionError, StatisticsError, SurgeryError
 from batchnorm.surgery import Recalibration
+from batchnorm.surgery.recalibration.batches import _device
 
 from .populations import assert_population, batches, inputs_of, make
 
@@ -170,3 +171,17 @@ def test_wrong_arguments(error, match, options):
 def test_lazy_modules_are_refused():
     with pytest.raises(SurgeryError, match="1: lazy"):
         bn.recalibrate(nn.Sequential(bn.BatchNorm1d(3), nn.LazyLinear(2)), [torch.randn(4, 3)])
+
+
+def test_batches_of_a_model_on_two_devices_stay_where_they_are():
+    model = nn.ModuleDict({"here": bn.BatchNorm1d(2), "there": nn.Linear(2, 2, device="meta")})
+    given = []
+
+    def forward(x):
+        given.append(x.device.type)
+        return model["here"](x)
+
+    model.forward = forward
+    assert _device(model) is None and _device(model["there"]) == torch.device("meta")
+    bn.recalibrate(model, [torch.randn(4, 2)])
+    assert given == ["cpu"]
