@@ -14,8 +14,8 @@ convert      a training step (forward and backward) of the network, and of `to="
 insert       inference of the folded network, and of that with normalizations put in again
 
 `difference` is, relative to the largest value, that of the outputs in evaluation (fold, insert), of
-outputs and gradients of a training step in float64 (convert), or of means, in standard deviations,
-and variances from those of one pass in float64 by brute force (recalibrate).
+outputs and gradients of a training step in float64 (convert), or, for the network in float64, of
+means, in standard deviations, and variances from those of one pass by brute force (recalibrate).
 """
 
 import argparse
@@ -220,14 +220,16 @@ def recalibrate(model: nn.Module, x: Tensor) -> Row:
         len(result.layers),
         len(result.layers) - len(left),
         reasons(left),
-        max(_errors(model, found, batches)),
+        max(_errors(model, batches)),
         lambda: inference(model.eval(), *batches),
         lambda: bn.recalibrate(found, batches, progress=False),
     )
 
 
-def _errors(model: nn.Module, found: nn.Module, batches: list[Tensor]) -> Iterator[float]:
-    wide = copy.deepcopy(model).eval().double()
+def _errors(model: nn.Module, batches: list[Tensor]) -> Iterator[float]:
+    batches = [batch.double() for batch in batches]
+    wide, found = (copy.deepcopy(model).eval().double() for _ in range(2))
+    bn.recalibrate(found, batches, progress=False)
     seen: dict[str, list[Tensor]] = {}
     for name, norm in norms_of(wide).items():
         norm.momentum, norm.training = 0.0, True
@@ -236,7 +238,7 @@ def _errors(model: nn.Module, found: nn.Module, batches: list[Tensor]) -> Iterat
             seen.setdefault(name, []).append(args[0].transpose(0, 1).flatten(1))
 
         norm.register_forward_pre_hook(look)
-    inference(wide, *(batch.double() for batch in batches))
+    inference(wide, *batches)
     for name, parts in seen.items():
         values, norm = torch.cat(parts, 1), norms_of(found)[name]
         mean, var = values.mean(1), values.var(1)

@@ -28,16 +28,29 @@ def arguments_of(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (batch,), {}
 
 
-def run_on(model: nn.Module, batch: Any) -> None:
+def run_on(model: nn.Module, batch: Any) -> Any:
     """Run a model on a batch; tensors are moved to the device of the model if it has only one.
+
+    Returns:
+        What the model does.
 
     Raises:
         OptionError: The model does not take the batch.
     """
-    args, kwargs = arguments_of(batch)
-    _check(model, batch, args, kwargs)
+    return runner(model)(model, batch)
+
+
+def runner(model: nn.Module) -> Callable[[nn.Module, Any], Any]:
+    """`run_on` for many batches: where the model is, is asked once."""
     device = _device(model)
-    model(*(_moved(x, device) for x in args), **{k: _moved(x, device) for k, x in kwargs.items()})
+
+    def run(model: nn.Module, batch: Any) -> Any:
+        args, kwargs = arguments_of(batch)
+        _check(model, batch, args, kwargs)
+        args, kwargs = _moved(args, device), _moved(kwargs, device)
+        return model(*args, **kwargs)
+
+    return run
 
 
 def _check(model: nn.Module, batch: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ...errors import OptionError, StatisticsError, SurgeryError
 from ...nn import frozen
 from ..kinds import is_lazy
-from .batches import Progress, length, run_on, shown
+from .batches import Progress, length, runner, shown
 from .meter import Layers, call_order, measured
 from .population import Convergence, Population, distance
 from .restore import Snapshot, borrowed
@@ -117,7 +117,7 @@ def recalibrate(
         torch.no_grad(),
         _eagerly(),
     ):
-        plan = _Plan(model, batches, forward or run_on, tolerance, show)
+        plan = _Plan(model, batches, forward or runner(model), tolerance, show)
         start = time.perf_counter()
         _evaluate(model)
         done = _run(plan, _groups(plan, layers, passes), layers, before, changed)
