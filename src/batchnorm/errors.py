@@ -8,7 +8,8 @@ BatchNormError
 ├── SurgeryError(ValueError)      a model cannot be changed the way that was asked for
 └── CommandError                  a command cannot go on; carries the exit code
     ├── UsageError                exit code 2: what the user gave is wrong
-    └── MissingExtraError         exit code 3: an optional dependency is not installed
+    ├── MissingExtraError         exit code 3: an optional dependency is not installed
+    └── ClusterError              exit code 3: other machines cannot be used, or went away
 
 A message says what was expected, what was found, where, and what to do.
 """
@@ -52,5 +53,11 @@ class UsageError(CommandError):
 
 class MissingExtraError(CommandError):
     """A part of the library was used whose optional dependencies are not installed."""
+
+    exit_code = 3
+
+
+class ClusterError(CommandError):
+    """Other machines that should work cannot be reached, or went away."""
 
     exit_code = 3

@@ -4,12 +4,16 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.abc import InspectLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from .errors import UsageError
+
+_PROVIDED: dict[str, bytes] = {}
 
 
 def load(spec: str, option: str) -> Callable[..., Any]:
@@ -62,8 +66,39 @@ def fingerprint(spec: str) -> str:
     if path.suffix != ".py":
         found = importlib.util.find_spec(place)
         path = Path(found.origin) if found and found.origin else path
-    source = path.read_bytes() if path.is_file() else place.encode()
+    try:
+        source = source_of(path)
+    except FileNotFoundError:
+        source = place.encode()
     return hashlib.sha256(source).hexdigest()[:16]
+
+
+@contextmanager
+def provided(files: Mapping[str, bytes]) -> Iterator[None]:
+    """Let files be found, inside the block, that need not be on this machine.
+
+    Args:
+        files: Their contents by the path that a specification names.
+    """
+    before = dict(_PROVIDED)
+    _PROVIDED.update(files)
+    try:
+        yield
+    finally:
+        _PROVIDED.clear()
+        _PROVIDED.update(before)
+
+
+def source_of(path: Path) -> bytes:
+    """The content of a file that a specification names.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    sent = _PROVIDED.get(str(path))
+    if sent is None and not path.is_file():
+        raise FileNotFoundError(path)
+    return path.read_bytes() if sent is None else sent
 
 
 def _import(place: str, spec: str, option: str) -> ModuleType:
@@ -80,26 +115,38 @@ def _import(place: str, spec: str, option: str) -> ModuleType:
 
 
 def _import_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise FileNotFoundError(path)
+    source = source_of(path)
     resolved = path.resolve()
-    name = f"batchnorm_user_{hashlib.sha256(str(resolved).encode()).hexdigest()[:12]}"
+    identity = hashlib.sha256(str(resolved).encode() + b"\0" + source).hexdigest()
+    name = f"batchnorm_user_{identity[:12]}"
     if name in sys.modules:
         return sys.modules[name]
-    found = importlib.util.spec_from_file_location(name, resolved)
-    if found is None or found.loader is None:
-        raise ImportError(f"{path} cannot be imported")
-    module = importlib.util.module_from_spec(found)
+    found = importlib.util.spec_from_loader(name, _Source(source, resolved), origin=str(resolved))
+    module = importlib.util.module_from_spec(found)  # type: ignore[arg-type]  # there is a loader
+    module.__file__ = str(resolved)
     # The file's neighbors must be importable from it, as when Python runs it as a script.
     if str(resolved.parent) not in sys.path:
         sys.path.insert(0, str(resolved.parent))
     sys.modules[name] = module
     try:
-        found.loader.exec_module(module)
+        module.__loader__.exec_module(module)  # type: ignore[union-attr]
     except BaseException:
         del sys.modules[name]
         raise
     return module
+
+
+class _Source(InspectLoader):
+    """Executes source text that need not be in a file."""
+
+    def __init__(self, source: bytes, path: Path) -> None:
+        self.source, self.path = source, path
+
+    def get_source(self, fullname: str) -> str:
+        return importlib.util.decode_source(self.source)
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.source, str(self.path))
 
 
 def _import_module(place: str) -> ModuleType:

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import math
 import os
+import secrets
 import types
 import typing
 from pathlib import Path
@@ -290,6 +291,8 @@ class StudyResult:
     gaps: tuple[Gap, ...]
     spend: tuple[Spend, ...]
     failures: tuple[Failure, ...]
+    missing_shards: tuple[str, ...] = ()
+    """ "i/n" of the shards that have trials to run before there can be a whole result."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -407,7 +410,8 @@ def from_json(kind: type[T], text: str) -> T:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file under a temporary name, then rename it: a reader never sees half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Two machines that share a folder may have processes of one number.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)

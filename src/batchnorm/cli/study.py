@@ -82,6 +82,20 @@ def command(
     jobs: Annotated[
         int | None, typer.Option(help="Worker processes. Default: one per processor.")
     ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="tcp://HOST:PORT",
+            help="Run the trials on the workers of this Dask scheduler; needs batchnorm[cluster].",
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Run one N-th of the trials, for job arrays that share the folder --out.",
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Train with and without batch normalization, and judge its five classic claims.
@@ -107,14 +121,29 @@ def command(
         depth=depth,
         width=width,
     )
+    part = study.Shard.parse(shard) if shard else None
     with shown() as on_progress, terminated_like_ctrl_c():
-        result = study.run(out, design, jobs=jobs, on_progress=on_progress)
+        result = study.run(
+            out, design, jobs=jobs, cluster=cluster, shard=part, on_progress=on_progress
+        )
+    if result.missing_shards:
+        _print_missing(shard, result.missing_shards)
+        return
     page = out / "report.html"
     with study.explained(f"--out {str(out)!r}"):
         write(result, page)
     print_verdicts(result, page, as_json=json)
     if result.partial:
         raise typer.Exit(STOPPED)
+
+
+def _print_missing(shard: str | None, missing: tuple[str, ...]) -> None:
+    shards = ", ".join(missing)
+    typer.echo(
+        f"shard {shard}: its share is done. Trials of {shards} are missing, and nobody runs them; "
+        "run those shards, then any shard again to go on from there.",
+        err=True,
+    )
 
 
 def _rate(text: str) -> float:

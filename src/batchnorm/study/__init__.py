@@ -3,5 +3,6 @@
 from .design import Design, make_design
 from .ledger import explained
 from .run import Progress, run
+from .shard import Shard
 
-__all__ = ["Design", "Progress", "explained", "make_design", "run"]
+__all__ = ["Design", "Progress", "Shard", "explained", "make_design", "run"]

@@ -164,8 +164,6 @@ def make_design(
             raise UsageError(f"--lr {lr:g}: a learning rate must be a finite number above 0")
     if inputs not in (None, *INPUTS):
         raise UsageError(f"--inputs {inputs!r}: expected one of {', '.join(INPUTS)}")
-    named = [(model, "--model"), (data, "--data")]
-    source = "+".join(_fingerprint(spec, option) for spec, option in named if spec)
     problem = Problem(
         inputs=inputs or ("raw" if data else "standardize"),
         batch_size=batch_size,
@@ -175,7 +173,7 @@ def make_design(
         width=width,
         model=model,
         data=data,
-        source=source,
+        source=source(model, data),
     )
     sizes = tuple(size for size in VIRTUAL_BATCH_SIZES if size < batch_size)
     return Design(
@@ -185,6 +183,16 @@ def make_design(
         seeds=seeds,
         virtual_batch_sizes=sizes,
     )
+
+
+def source(model: str | None, data: str | None) -> str:
+    """Fingerprint of the user's files.
+
+    Raises:
+        UsageError: A file cannot be imported.
+    """
+    named = [(model, "--model"), (data, "--data")]
+    return "+".join(_fingerprint(spec, option) for spec, option in named if spec)
 
 
 def _check_number(option: str, value: int, at_least: int, why: str = "") -> None:

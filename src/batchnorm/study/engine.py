@@ -19,6 +19,9 @@ from .outcome import Outcome
 from .training import FAILED
 from .trial import run_trial
 
+Execute = Callable[[Sequence[TrialConfig], Ledger], Iterator[Outcome]]
+"""Yields the outcome of every trial, those on file first."""
+
 
 def execute(
     configs: Sequence[TrialConfig],
@@ -45,7 +48,7 @@ def execute(
         KeyboardInterrupt: Ctrl-C; the workers are gone, and what they finished is on file.
     """
     pending = dict.fromkeys(configs)
-    yield from _from_file(pending, ledger)
+    yield from from_file(pending, ledger)
     while pending:
         try:
             for outcome in _run(list(pending), ledger, jobs, trial):
@@ -53,7 +56,7 @@ def execute(
                 yield outcome
         except TerminatedWorkerError:
             # Some may have finished without being handed over.
-            yield from _from_file(pending, ledger)
+            yield from from_file(pending, ledger)
             suspects = [config for config in pending if ledger.was_killed(config)]
             # None where a worker died between two trials: one alone shows whether it was chance.
             for config in suspects or list(pending)[:1]:
@@ -61,7 +64,7 @@ def execute(
                 yield _run_alone(config, ledger, trial)
 
 
-def _from_file(pending: dict[TrialConfig, None], ledger: Ledger) -> Iterator[Outcome]:
+def from_file(pending: dict[TrialConfig, None], ledger: Ledger) -> Iterator[Outcome]:
     """Yield what is on file of the pending trials, and take it off them."""
     for config in list(pending):
         outcome = ledger.load(config)

@@ -4,7 +4,8 @@
       study.json          the settings; a folder belongs to one study
       trials/KEY.json     one outcome each, written under a temporary name and renamed
       trials/KEY.running  there while a worker is at it: names the suspects when one is killed
-      study.lock          held while a process runs the study
+      study.lock          held while a process runs the study; shards hold it together
+      shard-I-of-N.lock   held while a process runs that shard
       results.json, report.html
 
 A file that is there is whole: running again does what is missing, after `kill -9` too.
@@ -13,14 +14,15 @@ A file that is there is whole: running again does what is missing, after `kill -
 import contextlib
 import fcntl
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ..errors import UsageError
 from ..records import from_json, to_json, write_text
 from .design import Design, TrialConfig
 from .outcome import Outcome
+from .shard import Shard
 
 
 class Ledger:
@@ -35,21 +37,37 @@ class Ledger:
         self.trials = folder / "trials"
 
     @contextlib.contextmanager
-    def open_for(self, design: Design) -> Iterator[None]:
-        """Claim the folder for a study while the block lasts.
+    def open_for(self, design: Design, shard: Shard | None = None) -> Iterator[None]:
+        """Claim the folder, or one shard of it, for a study while the block lasts.
 
         Raises:
-            UsageError: The folder holds another study, or another process is running this one, or
-                it cannot be written to.
+            UsageError: The folder holds another study, or another process is running this one or
+                this shard, or it cannot be written to.
         """
-        with explained(f"--out {str(self.folder)!r}"):
+        with explained(self._where), contextlib.ExitStack() as locks:
             self.trials.mkdir(parents=True, exist_ok=True)
-            with (self.folder / "study.lock").open("w") as lock:
-                self._lock(lock)
+            if shard is None:
+                self._claim(locks, "study.lock", "this study")
                 self._check(design)
                 for leftover in (*self.trials.glob("*.running"), *self.trials.glob(".*.tmp")):
                     leftover.unlink(missing_ok=True)
-                yield
+            else:
+                self._claim(locks, "study.lock", "all of this study", fcntl.LOCK_SH)
+                with self._moment():
+                    self._claim(locks, _lock_name(shard), f"shard {shard}")
+                    self._check_count(shard)
+                    self._check(design)
+            yield
+
+    def forget_marks(self, configs: Iterable[TrialConfig]) -> None:
+        """Take away the marks that a killed process left on trials of this shard."""
+        for config in configs:
+            self._mark(config).unlink(missing_ok=True)
+
+    def running_shards(self, count: int) -> set[int]:
+        """Indices of the shards, out of so many, that some process runs now."""
+        with self._moment():
+            return {index for index, n in self._held() if n == count}
 
     def save(self, outcome: Outcome) -> None:
         """Write one outcome, at once or not at all."""
@@ -83,14 +101,45 @@ class Ledger:
     def _mark(self, config: TrialConfig) -> Path:
         return self.trials / f"{config.key}.running"
 
-    def _lock(self, lock: IO[str]) -> None:
+    @property
+    def _where(self) -> str:
+        return f"--out {str(self.folder)!r}"
+
+    def _claim(
+        self, locks: contextlib.ExitStack, name: str, what: str, kind: int = fcntl.LOCK_EX
+    ) -> None:
+        lock = locks.enter_context((self.folder / name).open("w"))
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UsageError(
-                f"--out {str(self.folder)!r}: another process is running this study; "
+                f"{self._where}: another process is running {what}; "
                 "wait for it, or choose another folder"
             ) from None
+
+    @contextlib.contextmanager
+    def _moment(self) -> Iterator[None]:
+        """Wait for a moment in which no other shard takes or looks at locks."""
+        with (self.folder / "shards.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _held(self) -> Iterator[tuple[int, int]]:
+        for path in self.folder.glob("shard-*-of-*.lock"):
+            with path.open() as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    _, index, _, count = path.stem.split("-")
+                    yield int(index), int(count)
+
+    def _check_count(self, shard: Shard) -> None:
+        others = [Shard(index, count) for index, count in self._held() if count != shard.count]
+        if others:
+            raise UsageError(
+                f"{self._where}: shard {others[0]} is running, so {shard} would share trials with "
+                f"it; expected one of {others[0].count} shards"
+            )
 
     def _check(self, design: Design) -> None:
         path, mine = self.folder / "study.json", design.identity()
@@ -103,7 +152,7 @@ class Ledger:
             theirs = {}
         if theirs != mine:
             raise UsageError(
-                f"--out {str(self.folder)!r} holds another study ({_difference(theirs, mine)}); "
+                f"{self._where} holds another study ({_difference(theirs, mine)}); "
                 "choose another folder, or repeat its settings to go on with it"
             )
 
@@ -122,6 +171,10 @@ def explained(where: str) -> Iterator[None]:
             f"{where}: {error.strerror or error}; "
             "what was already written is kept, and running again goes on from there"
         ) from error
+
+
+def _lock_name(shard: Shard) -> str:
+    return f"shard-{shard.index}-of-{shard.count}.lock"
 
 
 def _difference(theirs: dict[str, Any], mine: dict[str, Any]) -> str:
