@@ -172,13 +172,14 @@ def merged_with_graph(part: Part, replicas: Replicas) -> Merged:
     The gradient of a sum of losses over all replicas is meant, as everywhere: the backward pass is
     one collective.
     """
-    found = _merge(part.mean, part.var, part.shift, part.head, replicas)
-    return Merged(*found)
+    apply = _merge if torch.compiler.is_compiling() else _merge_forward
+    return Merged(*apply(part.mean, part.var, part.shift, part.head, replicas))
 
 
 def total_with_graph(sums: Tensor, replicas: Replicas) -> Tensor:
     """Sum over all replicas; differentiable to any order."""
-    total: Tensor = _total(sums, replicas)
+    apply = _total if torch.compiler.is_compiling() else _total_forward
+    total: Tensor = apply(sums, replicas)
     return total
 
 
@@ -208,17 +209,6 @@ class _Merge(torch.autograd.Function):
         deviation = (shift - mean_of_all) + mean - low
         return share * (grad_mean + 2 * deviation * grad_var), share * grad_var, None, None, None
 
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor) -> tuple[Tensor | None, ...]:
-        mean, shift, mean_of_all, low, shares = ctx.saved_tensors
-        of_mean, of_var = (torch.zeros_like(mean) if t is None else t for t in tangents[:2])
-        share = shares[ctx.replicas.rank]
-        deviation = (shift - mean_of_all) + mean - low
-        # The derivative by the mean of all vanishes: deviations from it add up to 0.
-        each = torch.cat([share * of_mean, share * (of_var + 2 * deviation * of_mean)])
-        all_mean, all_var = ctx.replicas.total(each).chunk(2)
-        return all_mean, None, all_var, *(None,) * 6
-
 
 class _Total(torch.autograd.Function):
     @staticmethod
@@ -233,10 +223,29 @@ class _Total(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         return total_with_graph(grads[0], ctx.replicas), None
 
+
+class _MergeForward(_Merge):
+    """The same in forward mode, of which compilers would not take a Function."""
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> tuple[Tensor | None, ...]:
+        mean, shift, mean_of_all, low, shares = ctx.saved_tensors
+        of_mean, of_var = (torch.zeros_like(mean) if t is None else t for t in tangents[:2])
+        share = shares[ctx.replicas.rank]
+        deviation = (shift - mean_of_all) + mean - low
+        # The derivative by the mean of all vanishes: deviations from it add up to 0.
+        each = torch.cat([share * of_mean, share * (of_var + 2 * deviation * of_mean)])
+        all_mean, all_var = ctx.replicas.total(each).chunk(2)
+        return all_mean, None, all_var, *(None,) * 6
+
+
+class _TotalForward(_Total):
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
         return total_with_graph(tangents[0], ctx.replicas)
 
 
 _merge: Callable[..., Any] = _Merge.apply
+_merge_forward: Callable[..., Any] = _MergeForward.apply
 _total: Callable[..., Any] = _Total.apply
+_total_forward: Callable[..., Any] = _TotalForward.apply
