@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from . import functional, study
+    from .distributed import sync_debug
     from .moments import Moments
     from .nn import (
         BatchNorm1d,
@@ -43,6 +44,7 @@ _MODULE_BY_NAME = {
     "recalibrate": ".surgery",
     "recompute": ".nn",
     "study": ".study",
+    "sync_debug": ".distributed",
     "unfreeze": ".surgery",
 }
 
@@ -64,6 +66,7 @@ __all__ = [
     "recalibrate",
     "recompute",
     "study",
+    "sync_debug",
     "unfreeze",
 ]
 

@@ -11,8 +11,8 @@ from covering import covering
 from kinds import AXES, HIDES, REFUSED, Kind
 from problems import assert_close_to_exact
 
-from .shards import SPLITS, Shared, join, solve_shard
-from .world import needs_gloo, run
+from .shards import SPLITS, Shared, join, sizes, solve_shard
+from .world import Worlds, needs_gloo
 
 pytestmark = needs_gloo
 
@@ -46,27 +46,14 @@ SINGLE = [
 
 @pytest.fixture(scope="module")
 def solved(tmp_path_factory):
-    """By world size; processes are started when the first test asks."""
-    found = {}
-
-    def of(world):
-        if world not in found:
-            folder = tmp_path_factory.mktemp(f"world{world}")
-            found[world] = run(world, solve_shard, [*CASES, *SINGLE], folder)
-        return found[world]
-
-    return of
+    return Worlds(solve_shard, [*CASES, *SINGLE], tmp_path_factory)
 
 
 @pytest.mark.parametrize("index", range(len(CASES)), ids=lambda k: str(CASES[k]))
 @pytest.mark.parametrize("world", WORLDS)
 def test_replicas_compute_what_one_process_would(solved, world, index):
     case = CASES[index]
-    found = [of_rank[index] for of_rank in solved(world)]
-    for solution in found:
-        if isinstance(solution, Exception):
-            raise solution
-    assert_close_to_exact(case.kind, case.problem(), join(found))
+    assert_close_to_exact(case.kind, case.problem(), join(solved.results(world, index)))
 
 
 @pytest.mark.parametrize("index", range(len(SINGLE)), ids=lambda k: str(SINGLE[k]))
@@ -79,8 +66,6 @@ def test_all_replicas_refuse_one_value_in_all(solved, world, index):
 
 
 def test_splits_are_what_their_names_say():
-    from .shards import sizes
-
     for world in WORLDS[1:]:
         for samples in (1, 2, 9, 33):
             assert all(sum(sizes(samples, world, split)) == samples for split in SPLITS)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from .. import shapes
 from ..moments import center_shifted, statistics_dtype
 from ..weights import weigh
 from . import cpu, dispatch
@@ -105,9 +106,11 @@ def own_part(x: Tensor, weights: Tensor | None, there: Tensor | None) -> Part:
     Returns:
         The part, differentiable where a graph is recorded.
     """
-    if x.numel() == 0:
-        return nothing(x.shape[1], x)
     dtype = statistics_dtype(x)
+    if x.numel() == 0:
+        # A function of x all the same: the backward pass is one for all replicas.
+        zero = x.sum(shapes.reduce_dims(x.dim()), dtype=dtype)
+        return nothing(x.shape[1], x)._replace(mean=zero, var=zero)
     if weights is None:
         count = x.numel() // x.shape[1]
         head = torch.tensor([0, *[count] * 4], dtype=dtype, device=x.device)
