@@ -200,7 +200,9 @@ class BatchNorm(Running):
                 raise
             if others is not None:
                 others.refuse(self.num_features, input)
-            raise type(error)(f"{label(self)}: {error}") from error.__cause__
+            name, text = label(self), str(error)
+            text = text if text.startswith(name) else f"{name}: {text}"
+            raise type(error)(text) from error.__cause__
 
     def replicas(self) -> Replicas | None:
         """Give those with whom the statistics are taken; None for this process alone."""
