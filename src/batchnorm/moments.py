@@ -256,9 +256,7 @@ def center(x: Tensor, share: Tensor | None = None) -> tuple[Tensor, Tensor, Tens
     return centered, mean + shift, var
 
 
-def center_shifted(
-    x: Tensor, share: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def center_shifted(x: Tensor, share: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Do as `center`; the mean is in two parts, of which their sum would lose digits.
 
     Returns:

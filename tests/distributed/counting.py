@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-
 from torch.profiler import ProfilerActivity, profile
 
 
@@ -31,5 +30,3 @@ def counting() -> Iterator[list[int]]:
         if event.name.startswith("gloo:"):
             found[0] += 1
             found[1] += sum(math.prod(shape) for shape in event.input_shapes if shape)
-
-

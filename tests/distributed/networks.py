@@ -1,5 +1,7 @@
 """A network trained by replicas through the tools of torch, and by one process with all samples."""
 
+import copy
+import pickle
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -118,6 +120,7 @@ def subgroups(rank: int, world: int, job: Job) -> dict[str, Any]:
     """The last replica is alone; the others are a group."""
     groups = [dist.new_group(list(range(world - 1))), dist.new_group([world - 1])]
     layer = bn.BatchNorm1d(2, sync=groups[rank == world - 1])
+    layer = copy.deepcopy(pickle.loads(pickle.dumps(layer)))
     x = torch.arange(4.0).view(2, 2) + 10 * rank
     y = layer(x)
     return {"output": y.detach(), "mean": layer.running_mean, "repr": repr(layer)}

@@ -34,8 +34,8 @@ def done(tmp_path_factory):
 def assert_same(found):
     for other in found[1:]:
         for name, value in found[0].items():
-            same = torch.equal(value, other[name]) if torch.is_tensor(value) else value == other[name]
-            assert same, name
+            its = other[name]
+            assert torch.equal(value, its) if torch.is_tensor(value) else value == its, name
 
 
 @pytest.mark.parametrize("job", TRAINED, ids=lambda job: f"{job.what}-{job.split}")
@@ -75,8 +75,10 @@ def test_recalibrate_gives_all_replicas_the_statistics_of_all_batches(done, job)
     assert_same(found)
     model = train_alone(1, network(False))
     batches = [
-        part for piece in batch(1).split(sizes(len(batch(1)), WORLD, job.split))
-        for part in piece.split(4) if len(part)
+        part
+        for piece in batch(1).split(sizes(len(batch(1)), WORLD, job.split))
+        for part in piece.split(4)
+        if len(part)
     ]
     result = bn.recalibrate(model, batches, passes=job.passes, progress=False)
     for name, value in state(model).items():

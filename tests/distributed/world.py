@@ -52,8 +52,7 @@ def run(
     context.set_forkserver_preload(["torch", "batchnorm.nn", "batchnorm.functional"])
     arguments = (world, job, list(cases), folder, seconds)
     processes = [
-        context.Process(target=_work, args=(rank, *arguments), daemon=True)
-        for rank in range(world)
+        context.Process(target=_work, args=(rank, *arguments), daemon=True) for rank in range(world)
     ]
     try:
         for process in processes:
@@ -110,7 +109,8 @@ def _wait(processes: list[Any], may_die: Sequence[int]) -> None:
 
 
 def _said(folder: Path, rank: int, code: int | None) -> str:
-    said = [p.read_text() for p in (folder / f"{rank}.error", folder / f"{rank}.hung") if p.exists()]
+    paths = (folder / f"{rank}.error", folder / f"{rank}.hung")
+    said = [path.read_text() for path in paths if path.exists()]
     return f"ended with exit code {code}\n" + "\n".join(said)
 
 

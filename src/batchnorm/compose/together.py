@@ -122,8 +122,8 @@ def _estimate(merged: Merged, readable: bool) -> Estimate | None:
     if not readable:
         count, effective = (t.expand_as(mean) for t in (merged.count, merged.effective))
         return Estimate(mean, var * (effective / (effective - 1)), count, effective)
-    count, effective = merged.count.item(), merged.effective.item()
-    if effective <= 1:
-        return Estimate(mean, torch.full_like(mean, torch.nan), count, effective) if count else None
-    var = var * (effective / (effective - 1))
-    return Estimate(mean, var, count, effective, is_finite(mean, var))
+    total, n = float(merged.count), float(merged.effective)
+    if n <= 1:
+        return Estimate(mean, torch.full_like(mean, torch.nan), total, n) if total else None
+    var = var * (n / (n - 1))
+    return Estimate(mean, var, total, n, is_finite(mean, var))

@@ -36,8 +36,7 @@ class Held:
 
     def __eq__(self, other: object) -> bool:
         """Compare by name and members."""
-        same = isinstance(other, Held) and (self.name, self.ranks) == (other.name, other.ranks)
-        return same
+        return isinstance(other, Held) and (self.name, self.ranks) == (other.name, other.ranks)
 
     def __hash__(self) -> int:
         """Hash by name."""
@@ -97,13 +96,13 @@ def find(sync: bool | Held) -> Any:
     """Give the process group; None where there is nobody to talk to."""
     if sync is False or not dist.is_available() or not dist.is_initialized():
         return None
-    group = dist.group.WORLD if sync is True else sync.find()
+    group: Any = dist.group.WORLD if sync is True else sync.find()
     return None if group.size() <= ALONE else group
 
 
 def _by_name(name: str) -> Any:
-    resolve = torch.distributed.distributed_c10d._resolve_process_group
+    c10d: Any = torch.distributed.distributed_c10d
     try:
-        return resolve(name)
+        return c10d._resolve_process_group(name)
     except (RuntimeError, ValueError, LookupError):
         return None

@@ -97,9 +97,7 @@ class Call:
             ) from error
 
 
-def replicas(
-    sync: bool | Held, site: Site, name: Callable[[], str] | None = None
-) -> Call | None:
+def replicas(sync: bool | Held, site: Site, name: Callable[[], str] | None = None) -> Call | None:
     """Give the others; None where there are none: no process group, or a group of one.
 
     Args:

@@ -133,7 +133,7 @@ def _message(
         who = ", ".join(str(ranks[rank]) for rank in missing)
         return (
             f"{where}: waited {wait:g} s at synchronization {number} for replica {who} of ranks "
-            f"{', '.join(map(str, ranks))}. It has ended, is still busy, or has skipped this layer: "
+            f"{', '.join(map(str, ranks))}. It has ended, is busy, or has skipped this layer: "
             f"every replica must call every synchronized layer equally often, also with an empty "
             f"batch, and run its backward pass"
         )

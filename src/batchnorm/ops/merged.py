@@ -195,7 +195,7 @@ class _Merge(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        mean, var, shift, _, ctx.replicas = inputs
+        mean, _, shift, _, ctx.replicas = inputs
         found = Merged(*output)
         ctx.mark_non_differentiable(*(t for t in output if t is not found[0] and t is not found[2]))
         ctx.set_materialize_grads(True)

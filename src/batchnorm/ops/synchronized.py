@@ -94,7 +94,10 @@ def statistics(merged: Merged, source: Source) -> By:
     else:
         other_mean, other_var = (t.detach().to(mean.dtype) for t in source.otherwise)
         other_invstd = (other_var + source.eps).rsqrt()
-        mean, invstd = torch.where(known, mean, other_mean), torch.where(known, invstd, other_invstd)
+        mean, invstd = (
+            torch.where(known, mean, other_mean),
+            torch.where(known, invstd, other_invstd),
+        )
         low = torch.where(known, low, 0)
     share = merged.count.reciprocal()
     if source.weights is not None:

@@ -15,13 +15,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ...distributed import Sync
 from ...errors import OptionError, StatisticsError, SurgeryError
 from ...nn import frozen
+from ...ops.merged import Replicas
 from ..kinds import is_lazy
 from .batches import Progress, length, run_on, shown
 from .meter import Layers, call_order, measured
 from .population import Convergence, Population, distance
 from .restore import Snapshot, borrowed
 from .summary import Recalibrated, Recalibration
-from .together import Outcome, Replicas, others, pooled, same_order
+from .together import Outcome, others, pooled, same_order
 
 Forward = Callable[[Any, Any], object]
 
