@@ -42,6 +42,7 @@ def run(
     folder: Path,
     may_die: Sequence[int] = (),
     seconds: float = SECONDS,
+    deadline: float = DEADLINE,
 ) -> list[list[Any]]:
     """Let every replica do a job for every case; give what each has returned, by rank.
 
@@ -50,14 +51,14 @@ def run(
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "batchnorm.nn", "batchnorm.functional"])
-    arguments = (world, job, list(cases), folder, seconds)
+    arguments = (world, job, list(cases), folder, seconds, deadline)
     processes = [
         context.Process(target=_work, args=(rank, *arguments), daemon=True) for rank in range(world)
     ]
     try:
         for process in processes:
             process.start()
-        _wait(processes, may_die)
+        _wait(processes, may_die, deadline)
     finally:
         for process in processes:
             if process.is_alive():
@@ -75,15 +76,18 @@ def run(
 class Worlds:
     """What replicas have done, by world size; they are started when somebody asks."""
 
-    def __init__(self, job: Job, cases: Sequence[Any], folders: Any) -> None:
+    def __init__(
+        self, job: Job, cases: Sequence[Any], folders: Any, deadline: float = DEADLINE
+    ) -> None:
         self.job, self.cases, self.folders = job, cases, folders
+        self.deadline = deadline
         self.found: dict[int, Any] = {}
 
     def __call__(self, world: int) -> list[list[Any]]:
         if world not in self.found:
             try:
                 folder = self.folders.mktemp(f"world{world}")
-                self.found[world] = run(world, self.job, self.cases, folder)
+                self.found[world] = run(world, self.job, self.cases, folder, deadline=self.deadline)
             except AssertionError as error:  # once is enough
                 self.found[world] = error
         if isinstance(self.found[world], AssertionError):
@@ -99,8 +103,8 @@ class Worlds:
         return found
 
 
-def _wait(processes: list[Any], may_die: Sequence[int]) -> None:
-    end = time.monotonic() + DEADLINE
+def _wait(processes: list[Any], may_die: Sequence[int], deadline: float) -> None:
+    end = time.monotonic() + deadline
     while any(process.is_alive() for process in processes) and time.monotonic() < end:
         failed = any(p.exitcode for r, p in enumerate(processes) if r not in may_die)
         if failed:
@@ -119,11 +123,19 @@ def _results(folder: Path, rank: int) -> list[Any]:
     return torch.load(path, weights_only=False) if path.exists() else []
 
 
-def _work(rank: int, world: int, job: Job, cases: list[Any], folder: Path, seconds: float) -> None:
+def _work(
+    rank: int,
+    world: int,
+    job: Job,
+    cases: list[Any],
+    folder: Path,
+    seconds: float,
+    deadline: float,
+) -> None:
     torch.set_num_threads(1)
     # Where a replica hangs is in the report as well.
     hung = (folder / f"{rank}.hung").open("w")
-    faulthandler.dump_traceback_later(DEADLINE - 2 * GRACE, file=hung)
+    faulthandler.dump_traceback_later(deadline - 2 * GRACE, file=hung)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     try:
         dist.init_process_group(
