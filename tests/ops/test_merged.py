@@ -29,13 +29,17 @@ def values(mean, std, dtype):
     return (mean + std * torch.randn(40, 3, 5, dtype=torch.float64, generator=generator)).to(dtype)
 
 
-@pytest.mark.parametrize("library", [True, False], ids=["kernels", "torch"])
-@pytest.mark.parametrize(("mean", "std"), [(0, 1), (1e3, 1), (1e6, 1), (-3e4, 1e-2)])
-def test_a_large_mean_costs_no_precision(mean, std, library, monkeypatch):
-    """Means of replicas differ by less than one of their ulps: what is sent beside them tells."""
-    if not library:
+@pytest.fixture(params=[True, False], ids=["kernels", "torch"])
+def by_kernels(request, monkeypatch):
+    if not request.param:
         monkeypatch.setattr(native, "_library", None)
         monkeypatch.setattr(dispatch, "kernels", lambda x: composite)
+
+
+@pytest.mark.usefixtures("by_kernels")
+@pytest.mark.parametrize(("mean", "std"), [(0, 1), (1e3, 1), (1e6, 1), (-3e4, 1e-2)])
+def test_a_large_mean_costs_no_precision(mean, std):
+    """Means of replicas differ by less than one of their ulps: what is sent beside them tells."""
     x = values(mean, std, torch.float32)
     shards = x.split([25, 0, 15])
     found = merge(torch.stack([own_part(shard, None, None).row() for shard in shards]))
@@ -48,6 +52,7 @@ def test_a_large_mean_costs_no_precision(mean, std, library, monkeypatch):
     torch.testing.assert_close(found.var.double(), exact_var, rtol=2**-20, atol=0)
 
 
+@pytest.mark.usefixtures("by_kernels")
 @pytest.mark.parametrize("mean", [1e3, 1e6])
 def test_what_normalizes_has_both_parts_of_the_mean(mean):
     x = values(mean, 1, torch.float32)
@@ -85,6 +90,8 @@ def test_weights_merge_as_those_of_one_batch():
     parts = merge(torch.stack([own_part(*pair, None).row() for pair in pairs]))
     for name in ("mean", "var", "count", "effective", "values"):
         torch.testing.assert_close(getattr(parts, name), getattr(whole, name), msg=name)
+    torch.testing.assert_close(parts.count, weights.sum())
+    torch.testing.assert_close(parts.effective, weights.sum() ** 2 / weights.square().sum())
 
 
 def test_what_a_sum_lacks_is_not_lost():
