@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from . import functional, study
+    from .diagnosis import Diagnosis, diagnose
     from .moments import Moments
     from .nn import (
         BatchNorm1d,
@@ -29,12 +30,14 @@ _MODULE_BY_NAME = {
     "BatchNorm1d": ".nn",
     "BatchNorm2d": ".nn",
     "BatchNorm3d": ".nn",
+    "Diagnosis": ".diagnosis",
     "LazyBatchNorm1d": ".nn",
     "LazyBatchNorm2d": ".nn",
     "LazyBatchNorm3d": ".nn",
     "Moments": ".moments",
     "Renorm": ".nn",
     "accumulate": ".nn",
+    "diagnose": ".diagnosis",
     "fold": ".surgery",
     "freeze": ".surgery",
     "functional": ".functional",
@@ -50,12 +53,14 @@ __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
+    "Diagnosis",
     "LazyBatchNorm1d",
     "LazyBatchNorm2d",
     "LazyBatchNorm3d",
     "Moments",
     "Renorm",
     "accumulate",
+    "diagnose",
     "fold",
     "freeze",
     "functional",

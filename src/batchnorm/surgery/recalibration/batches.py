@@ -28,16 +28,20 @@ def arguments_of(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (batch,), {}
 
 
-def run_on(model: nn.Module, batch: Any) -> None:
+def run_on(model: nn.Module, batch: Any) -> Any:
     """Run a model on a batch; tensors are moved to the device of the model if it has only one.
+
+    Returns:
+        What the model returns.
 
     Raises:
         OptionError: The model does not take the batch.
     """
     args, kwargs = arguments_of(batch)
     _check(model, batch, args, kwargs)
-    device = _device(model)
-    model(*(_moved(x, device) for x in args), **{k: _moved(x, device) for k, x in kwargs.items()})
+    device = device_of(model)
+    kwargs = {key: moved(value, device) for key, value in kwargs.items()}
+    return model(*(moved(value, device) for value in args), **kwargs)
 
 
 def _check(model: nn.Module, batch: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -55,20 +59,22 @@ def _check(model: nn.Module, batch: Any, args: tuple[Any, ...], kwargs: dict[str
         ) from None
 
 
-def _device(model: nn.Module) -> torch.device | None:
+def device_of(model: nn.Module) -> torch.device | None:
+    """Give the device of all parameters and buffers; None where there are none, or several."""
     devices = {t.device for t in (*model.parameters(), *model.buffers())}
     return devices.pop() if len(devices) == 1 else None
 
 
-def _moved(value: Any, device: torch.device | None) -> Any:
+def moved(value: Any, device: torch.device | None) -> Any:
+    """Move tensors, and those in a nest of tuples, lists, and dicts; None moves nothing."""
     if device is None:
         return value
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=True)
     if type(value) in (tuple, list):
-        return type(value)(_moved(item, device) for item in value)
+        return type(value)(moved(item, device) for item in value)
     if type(value) is dict:
-        return {key: _moved(item, device) for key, item in value.items()}
+        return {key: moved(item, device) for key, item in value.items()}
     return value
 
 
@@ -81,19 +87,20 @@ def length(batches: Any) -> int | None:
 
 
 @contextmanager
-def shown(progress: Progress | bool | None) -> Iterator[Progress]:
+def shown(progress: Progress | bool | None, title: str = "recalibrate") -> Iterator[Progress]:
     """Show progress while the block lasts.
 
     Args:
         progress: What is called after every batch; None for a bar on stderr if that is a terminal
             and rich is installed; True for the same, False for nothing.
+        title: What stands beside the bar.
     """
     if callable(progress):
         yield progress
     elif progress is False or not sys.stderr.isatty():
         yield _silent
     else:
-        with _bar() as update:
+        with _bar(title) as update:
             yield update
 
 
@@ -102,7 +109,7 @@ def _silent(done: int, total: int | None) -> None:
 
 
 @contextmanager
-def _bar() -> Iterator[Progress]:
+def _bar(title: str) -> Iterator[Progress]:
     try:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
@@ -110,7 +117,7 @@ def _bar() -> Iterator[Progress]:
     except ModuleNotFoundError:
         yield _silent
         return
-    columns = ("recalibrate", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (title, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("batches", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -115,7 +115,7 @@ def recalibrate(
         borrowed(model, changed) as before,
         shown(progress) as show,
         torch.no_grad(),
-        _eagerly(),
+        eagerly(),
     ):
         plan = _Plan(model, batches, forward or run_on, tolerance, show)
         start = time.perf_counter()
@@ -174,7 +174,7 @@ def _evaluate(model: nn.Module) -> None:
         module.training = False
 
 
-def _eagerly() -> AbstractContextManager[Any]:
+def eagerly() -> AbstractContextManager[Any]:
     """Let compiled models run as they are written: hooks would be compiled into new graphs."""
     compiled = "torch._dynamo" in sys.modules
     return torch.compiler.set_stance("force_eager") if compiled else nullcontext()

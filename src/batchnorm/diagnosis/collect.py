@@ -1,0 +1,356 @@
+"""The runs, in their order, and the evidence they leave. The model is borrowed for all of them."""
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils import _pytree as pytree
+
+from ..errors import OptionError, StatisticsError, SurgeryError
+from ..nn import no_update
+from ..surgery import recalibrate
+from ..surgery.example import Example
+from ..surgery.graph.graph import Graph
+from ..surgery.graph.watch import watch
+from ..surgery.recalibration.batches import length
+from ..surgery.recalibration.recalibrate import eagerly
+from ..surgery.recalibration.restore import borrowed
+from .evidence import (
+    BATCH,
+    INFERENCE,
+    RECALIBRATED,
+    REDRAWN,
+    TRAINING,
+    Evidence,
+    Gap,
+    LayerEvidence,
+    Loader,
+    ParameterEvidence,
+)
+from .gradients import set_aside
+from .layers import State, describe
+from .leakage import leakage
+from .meter import Meter, layers_of
+from .modes import Modes, modes_of
+from .outputs import gap
+from .passes import Pass, Way, go
+from .redraw import Redrawn, samples_of
+from .updates import updates_of_step
+
+PAIRS = (
+    (BATCH, INFERENCE),
+    (BATCH, RECALIBRATED),
+    (REDRAWN, RECALIBRATED),
+    (BATCH, REDRAWN),
+    (INFERENCE, RECALIBRATED),
+)
+"""Runs whose outputs are compared."""
+
+RUNS = 6
+"""How often the batches are gone through, at most; for progress."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What was asked for; see `batchnorm.diagnose`."""
+
+    way: Way
+    batches: Iterable[Any]
+    max_batches: int
+    optimizer: torch.optim.Optimizer | None
+    example: tuple[Any, ...] | None
+    replicas: Sequence[State]
+    progress: Callable[[int, int | None], None]
+
+
+class Collector:
+    """Runs a borrowed model and keeps what was seen."""
+
+    def __init__(self, request: Request, layers: Mapping[str, _BatchNorm]) -> None:
+        self.request = request
+        self.model = request.way.model
+        self.layers = layers
+        self.kinds = modes_of(layers)
+        self.modes = Modes(self.model, layers, self.kinds)
+        self.found = describe(self.model, layers, self.kinds, request.replicas)
+        self.grads = {n: p.grad is not None for n, p in self.model.named_parameters()}
+        self.as_found = [(module, module.training) for module in self.model.modules()]
+        self.training = self.model.training
+        self.parameters: dict[str, Tensor] = {
+            n: p for n, p in self.model.named_parameters() if p.requires_grad
+        }
+        self.edges: dict[str, tuple[float, float]] = {}
+        self.meters: dict[str, Meter] = {}
+        self.passes: dict[str, Pass] = {}
+        self.left: dict[str, str] = {}
+        self.population: dict[str, tuple[Tensor, Tensor]] = {}
+        self.updates: dict[str, int] = {}
+        self.leaks: dict[str, float] = {}
+        self.notes: list[str] = []
+        self.steps = 0
+        self.example = request.example
+
+    def collect(self) -> Evidence:
+        """Do it all; the model is as it was afterwards, also after an exception."""
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(set_aside(self.model))
+            self.before = stack.enter_context(borrowed(self.model, []))
+            stack.enter_context(eagerly())
+            self.batches = self._batches()
+            self._run_all()
+            graph, no_graph = self._graph()
+            return self._evidence(graph, no_graph)
+
+    def _batches(self) -> list[Any]:
+        batches = list(itertools.islice(iter(self.request.batches), self.request.max_batches))
+        if not batches:
+            raise StatisticsError(
+                "expected at least one batch, found none; the model is as it was. If batches is a "
+                "generator, it may have been used up before"
+            )
+        return batches
+
+    def _run_all(self) -> None:
+        has_loss = self.request.way.loss is not None
+        with self._shown_example():
+            self._run(BATCH, self.batches, {})
+        self._run(TRAINING, self.batches, self.parameters if has_loss else {})
+        self._run(INFERENCE, self.batches, {})
+        self.redrawn = self._redraw()
+        self._count_updates()
+        for run in (BATCH, INFERENCE):
+            self._set(run)
+            with no_update(self.model):
+                found = leakage(self.request.way, max(self.batches, key=_size))
+            if found is not None:
+                self.leaks[run] = found
+        if self._recalibrate():
+            self._run(RECALIBRATED, self.batches, {})
+
+    def _run(self, run: str, batches: Iterable[Any], parameters: dict[str, Tensor]) -> None:
+        self._set(run)
+        meter = self.meters[run] = Meter(self.layers, self.edges)
+        with no_update(self.model):
+            self.passes[run] = go(self.request.way, batches, meter, parameters, self._step)
+
+    def _set(self, run: str) -> None:
+        """Set modes, and let every run draw the same random numbers."""
+        self.before.random.restore()
+        self.modes.set(run)
+
+    def _step(self) -> None:
+        self.steps += 1
+        self.request.progress(self.steps, RUNS * len(self.batches))
+
+    def _redraw(self) -> str | None:
+        """Run the same samples in other batches; say why if that was not possible."""
+        try:
+            redrawn = Redrawn(self.batches)
+        except ValueError as error:
+            return str(error)
+        if len(self.batches) < 2:
+            return "there is one batch only"
+        self._run(REDRAWN, map(redrawn.batch, range(len(self.batches))), {})
+        done = self.passes[REDRAWN]
+        done.outputs = redrawn.put_back(done.outputs)
+        return None
+
+    def _count_updates(self) -> None:
+        self._set(TRAINING)
+        batch = max(self.batches, key=_size)
+        parameters = self.parameters if self.request.way.loss is not None else {}
+        try:
+            self.updates = updates_of_step(self.request.way, batch, self.layers, parameters)
+        except (ValueError, StatisticsError) as error:
+            self.notes.append(f"updates of a training step were not counted: {error}")
+
+    def _recalibrate(self) -> bool:
+        for module, mode in self.as_found:
+            module.training = mode
+        self.before.random.restore()
+        start = time.perf_counter()
+        way = self.request.way
+        try:
+            result = recalibrate(
+                self.model, self.batches, lambda _, batch: way.run(batch), progress=False
+            )
+        except StatisticsError as error:
+            self.notes.append(f"the statistics could not be measured anew: {error}")
+            return False
+        self.recalibration_seconds = time.perf_counter() - start
+        self.left = {row.name: row.left for row in result.layers if row.left is not None}
+        for name, layer in self.layers.items():
+            mean, var = layer.running_mean, layer.running_var
+            if name not in self.left and mean is not None and var is not None:
+                pair = (mean.detach().cpu().double(), var.detach().cpu().double())
+                self.population[name] = pair
+        return bool(self.population)
+
+    def _shown_example(self) -> Any:
+        return _Shown(self.model, self)
+
+    def _graph(self) -> tuple[Graph | None, str | None]:
+        if self.example is None:
+            return None, "the model itself was not called; pass example="
+        args = self.example
+        if len(args) == 2 and isinstance(args[1], _Keywords):
+            example = Example(args[0], args[1])
+        else:
+            example = Example(args, {})
+        try:
+            return watch(self.model, example), None
+        except SurgeryError as error:
+            return None, str(error)
+
+    def _evidence(self, graph: Graph | None, no_graph: str | None) -> Evidence:
+        calls = {run: meter.calls() for run, meter in self.meters.items()}
+        order = self.meters[BATCH].order
+        order += [name for name in self.layers if name not in order]
+        layers = {name: self._layer(name, calls) for name in order}
+        gaps = {pair: self._gap(*pair) for pair in PAIRS}
+        distributed = torch.distributed
+        has_world = distributed.is_available() and distributed.is_initialized()
+        return Evidence(
+            model=type(self.model).__name__,
+            training=self.training,
+            layers=layers,
+            graph=graph,
+            no_graph=no_graph,
+            gaps={pair: found for pair, found in gaps.items() if found is not None},
+            losses={run: tuple(done.losses) for run, done in self.passes.items() if done.losses},
+            loader=self._loader(),
+            parameters=self._parameters(),
+            optimizer=_name(self.request.optimizer),
+            optimizer_steps=_steps(self.request.optimizer),
+            world_size=distributed.get_world_size() if has_world else 1,
+            replicas=len(self.request.replicas),
+            leakage=self.leaks,
+            seconds={run: done.seconds for run, done in self.passes.items()},
+            notes=tuple(self.notes),
+        )
+
+    def _layer(self, name: str, calls: Mapping[str, Mapping[str, Any]]) -> LayerEvidence:
+        runs = {run: by_name[name] for run, by_name in calls.items() if name in by_name}
+        mean, var = self.population.get(name, (None, None))
+        given, made = self.meters[BATCH].dtypes.get(name, (None, None))
+        number = len(runs[BATCH].batch) if BATCH in runs else 0
+        return dataclasses.replace(
+            self.found[name],
+            population_mean=mean,
+            population_var=var,
+            not_recalibrated=self.left.get(name),
+            input_dtype=given,
+            output_dtype=made,
+            calls=number / len(self.batches),
+            updates=self.updates.get(name),
+            error_rms=self.meters[TRAINING].error_rms(name),
+            edges=self.edges.get(name),
+            runs=runs,
+        )
+
+    def _gap(self, first: str, second: str) -> Gap | None:
+        if first not in self.passes or second not in self.passes:
+            return None
+        return gap(self.passes[first].outputs, self.passes[second].outputs)
+
+    def _loader(self) -> Loader:
+        source = self.request.batches
+        total = length(source)
+        last = None
+        if isinstance(source, torch.utils.data.DataLoader) and source.batch_size is not None:
+            size = length(source.dataset)
+            rest = None if size is None else size % source.batch_size
+            last = None if size is None else source.batch_size
+            if rest and not source.drop_last:
+                last = rest
+        elif total == len(self.batches):
+            last = _size(self.batches[-1])
+        sizes = tuple(_size(batch) for batch in self.batches)
+        return Loader(len(self.batches), sizes, total, last, self.redrawn)
+
+    def _parameters(self) -> dict[str, ParameterEvidence]:
+        decay = _decays(self.request.optimizer)
+        norms = self.passes[TRAINING].grad_norms
+        return {
+            name: ParameterEvidence(
+                requires_grad=parameter.requires_grad,
+                norm=float(torch.linalg.vector_norm(parameter.detach().double())),
+                grad_norm=sum(norms[name]) / len(norms[name]) if name in norms else None,
+                weight_decay=decay.get(parameter),
+                has_grad=self.grads[name],
+            )
+            for name, parameter in self.model.named_parameters()
+        }
+
+
+class _Keywords(dict[str, Any]):
+    """Keyword arguments of an example."""
+
+
+class _Shown:
+    """Keeps a copy of what the model itself is first called with, inside the block."""
+
+    def __init__(self, model: nn.Module, collector: Collector) -> None:
+        self.model, self.collector = model, collector
+
+    def __enter__(self) -> None:
+        self.handle = self.model.register_forward_pre_hook(self._keep, with_kwargs=True)
+
+    def __exit__(self, *_: object) -> None:
+        self.handle.remove()
+
+    def _keep(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.collector.example is None:
+            copies = pytree.tree_map(_detached, (args, kwargs))
+            self.collector.example = (copies[0], _Keywords(copies[1]))
+
+
+def check_request(request: Request) -> None:
+    """Refuse options that have no valid value.
+
+    Raises:
+        OptionError: The message says which.
+    """
+    number = request.max_batches
+    if type(number) is not int or number < 1:
+        raise OptionError(f"expected max_batches to be a positive int, found {number!r}")
+
+
+def collect(request: Request) -> Evidence:
+    """Run the model and keep what was seen."""
+    return Collector(request, layers_of(request.way.model)).collect()
+
+
+def _detached(leaf: Any) -> Any:
+    return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
+
+
+def _size(batch: Any) -> int:
+    return samples_of(batch) or 0
+
+
+def _name(optimizer: object | None) -> str | None:
+    return None if optimizer is None else type(optimizer).__name__
+
+
+def _steps(optimizer: torch.optim.Optimizer | None) -> int | None:
+    states = optimizer.state.values() if optimizer is not None else ()
+    steps = [int(state["step"]) for state in states if "step" in state]
+    return max(steps, default=None)
+
+
+def _decays(optimizer: torch.optim.Optimizer | None) -> dict[Tensor, float]:
+    if optimizer is None:
+        return {}
+    return {
+        parameter: float(group.get("weight_decay", 0.0))
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
