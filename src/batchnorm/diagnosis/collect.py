@@ -27,6 +27,7 @@ from .evidence import (
     RECALIBRATED,
     REDRAWN,
     TRAINING,
+    Calls,
     Evidence,
     Gap,
     LayerEvidence,
@@ -38,6 +39,7 @@ from .layers import State, describe
 from .leakage import leakage
 from .meter import Meter, layers_of
 from .modes import Modes, modes_of
+from .neighbors import fed_by, modules_of, read_by
 from .outputs import gap
 from .passes import Pass, Way, go
 from .redraw import Redrawn, samples_of
@@ -213,7 +215,7 @@ class Collector:
         calls = {run: meter.calls() for run, meter in self.meters.items()}
         order = self.meters[BATCH].order
         order += [name for name in self.layers if name not in order]
-        layers = {name: self._layer(name, calls) for name in order}
+        layers = {name: self._layer(name, calls, graph) for name in order}
         gaps = {pair: self._gap(*pair) for pair in PAIRS}
         distributed = torch.distributed
         has_world = distributed.is_available() and distributed.is_initialized()
@@ -236,7 +238,9 @@ class Collector:
             notes=tuple(self.notes),
         )
 
-    def _layer(self, name: str, calls: Mapping[str, Mapping[str, Any]]) -> LayerEvidence:
+    def _layer(
+        self, name: str, calls: Mapping[str, Mapping[str, Calls]], graph: Graph | None
+    ) -> LayerEvidence:
         runs = {run: by_name[name] for run, by_name in calls.items() if name in by_name}
         mean, var = self.population.get(name, (None, None))
         given, made = self.meters[BATCH].dtypes.get(name, (None, None))
@@ -251,6 +255,8 @@ class Collector:
             calls=number / len(self.batches),
             updates=self.updates.get(name),
             error_rms=self.meters[TRAINING].error_rms(name),
+            fed_by=() if graph is None else fed_by(graph, name, modules_of(self.model)),
+            read_by=() if graph is None else read_by(graph, name, modules_of(self.model)),
             edges=self.edges.get(name),
             runs=runs,
         )

@@ -75,6 +75,21 @@ class Calls:
         return merged
 
 
+@dataclasses.dataclass(frozen=True)
+class Neighbor:
+    """Something that feeds a layer, or reads it."""
+
+    kind: str
+    """"layer" (with weights), "norm", "activation", "dropout", "position" (pooling, padding),
+    "add", "concatenation", "output" or "other"."""
+    name: str | None
+    """Qualified name of the module it is, or in which the operation happens."""
+    what: str
+    """Name of the class, or of the operator."""
+    has_bias: bool | None
+    """Whether it adds a vector of its own; None where that is not asked."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class LayerEvidence:
     """One batch normalization layer, as found, and what the runs have shown of it."""
@@ -124,6 +139,11 @@ class LayerEvidence:
     there is a loss): 2 where a layer is shared, or runs again under checkpointing."""
     error_rms: float | None = None
     """Root mean square of the gradient of the loss with respect to the output."""
+    fed_by: tuple[Neighbor, ...] = ()
+    """What its input has gone through, the nearest first, up to the layer with weights, the
+    normalization or the addition it comes from; empty without a graph."""
+    read_by: tuple[Neighbor, ...] = ()
+    """What reads its output directly, past views."""
     edges: tuple[float, float] | None = None
     """Ends of the bins of histograms."""
     runs: Mapping[str, Calls] = dataclasses.field(default_factory=dict)
