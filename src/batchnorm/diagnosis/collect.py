@@ -21,6 +21,7 @@ from ..surgery.graph.watch import watch
 from ..surgery.recalibration.batches import length
 from ..surgery.recalibration.recalibrate import eagerly
 from ..surgery.recalibration.restore import borrowed
+from .activations import ActivationMeter
 from .evidence import (
     BATCH,
     INFERENCE,
@@ -89,11 +90,13 @@ class Collector:
         }
         self.edges: dict[str, tuple[float, float]] = {}
         self.meters: dict[str, Meter] = {}
+        self.units = ActivationMeter()
         self.passes: dict[str, Pass] = {}
         self.left: dict[str, str] = {}
         self.population: dict[str, tuple[Tensor, Tensor]] = {}
         self.updates: dict[str, int] = {}
         self.leaks: dict[str, float] = {}
+        self.seconds: dict[str, float] = {}
         self.notes: list[str] = []
         self.steps = 0
         self.example = request.example
@@ -138,7 +141,8 @@ class Collector:
 
     def _run(self, run: str, batches: Iterable[Any], parameters: dict[str, Tensor]) -> None:
         self._set(run)
-        meter = self.meters[run] = Meter(self.layers, self.edges)
+        units = self.units if run == TRAINING else None
+        meter = self.meters[run] = Meter(self.layers, self.edges, units)
         with no_update(self.model):
             self.passes[run] = go(self.request.way, batches, meter, parameters, self._step)
 
@@ -186,7 +190,7 @@ class Collector:
         except StatisticsError as error:
             self.notes.append(f"the statistics could not be measured anew: {error}")
             return False
-        self.recalibration_seconds = time.perf_counter() - start
+        self.seconds["recalibrate"] = time.perf_counter() - start
         self.left = {row.name: row.left for row in result.layers if row.left is not None}
         for name, layer in self.layers.items():
             mean, var = layer.running_mean, layer.running_var
@@ -223,6 +227,7 @@ class Collector:
             model=type(self.model).__name__,
             training=self.training,
             layers=layers,
+            activations=self.units.evidence(),
             graph=graph,
             no_graph=no_graph,
             gaps={pair: found for pair, found in gaps.items() if found is not None},
@@ -234,7 +239,7 @@ class Collector:
             world_size=distributed.get_world_size() if has_world else 1,
             replicas=len(self.request.replicas),
             leakage=self.leaks,
-            seconds={run: done.seconds for run, done in self.passes.items()},
+            seconds={**{run: done.seconds for run, done in self.passes.items()}, **self.seconds},
             notes=tuple(self.notes),
         )
 

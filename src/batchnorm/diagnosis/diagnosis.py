@@ -94,10 +94,10 @@ def diagnosis_of(evidence: Evidence, seconds: float) -> Diagnosis:
         model=evidence.model,
         verdict=verdict(found, len(evidence.layers)),
         findings=tuple(found),
-        layers=tuple(_layer(layer) for layer in evidence.layers.values()),
-        measures=tuple(measure for measure, _ in quantities.LAYER),
-        quantities={},
-        network_measures=(),
+        layers=tuple(_layer(evidence, layer) for layer in evidence.layers.values()),
+        measures=quantities.LAYER_MEASURES,
+        quantities={n: _number(v) for n, v in quantities.of_network(evidence).items()},
+        network_measures=quantities.NETWORK_MEASURES,
         seconds=seconds,
         finished=_now(),
         settings=_settings(evidence),
@@ -145,14 +145,15 @@ def verdict(findings: list[Finding], layers: int) -> str:
     return f"Nothing is wrong with {these}, as far as these batches show."
 
 
-def _layer(layer: LayerEvidence) -> LayerResult:
+def _layer(evidence: Evidence, layer: LayerEvidence) -> LayerResult:
+    numbers = quantities.of_layer(evidence, layer)
     return LayerResult(
         name=layer.name,
         kind=layer.kind,
         channels=layer.num_features,
         mode=layer.mode,
         calls=layer.calls,
-        quantities={name: _number(v) for name, v in quantities.of_layer(layer).items()},
+        quantities={name: _number(value) for name, value in numbers.items()},
         mean_errors=_numbers(mean_error.of_channels(layer)),
         log_std_errors=_numbers(log_std_error.of_channels(layer)),
         histogram=_histogram(layer),

@@ -158,6 +158,30 @@ class LayerEvidence:
 
 
 @dataclasses.dataclass(frozen=True)
+class ActivationEvidence:
+    """One activation, as seen in the run TRAINING."""
+
+    name: str
+    """Of the module that it is, or in which it is called, then with the function in brackets; of
+    the layer where it is part of one of ours."""
+    what: str
+    """"relu", "sigmoid", ..."""
+    layer: str | None
+    """The normalization whose output it reads directly; itself, where it is part of it."""
+    units: int
+    """Channels."""
+    dead: int | None
+    """Units whose output was 0 for every sample at every position; None where they cannot die, or
+    a value was not finite."""
+    saturated: float | None
+    """Share of values where the slope is below 1 % of the steepest; None where there is none."""
+    input_rms: float | None
+    """Root mean square of its input; None inside a layer."""
+    error_rms: float | None
+    """Of the gradient of the loss with respect to its input (inside a layer, to its output)."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Gap:
     """How far the outputs of two runs on the same samples lie apart."""
 
@@ -209,6 +233,8 @@ class Evidence:
     """Mode of the model as found."""
     layers: Mapping[str, LayerEvidence]
     """In call order; those that were not called come last."""
+    activations: Mapping[str, ActivationEvidence]
+    """In call order."""
     graph: Graph | None
     """What feeds what, on a run of a copy in evaluation mode on the first batch."""
     no_graph: str | None
@@ -232,6 +258,6 @@ class Evidence:
     """By run (BATCH, INFERENCE): how far outputs move when the other samples of the batch are
     replaced, in standard deviations of the outputs."""
     seconds: Mapping[str, float]
-    """What each run cost."""
+    """What each run cost; "recalibrate" is one more."""
     notes: tuple[str, ...]
     """What could not be measured, and why."""

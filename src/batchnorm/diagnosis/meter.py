@@ -14,6 +14,7 @@ from ..moments import Moments
 from ..nn import BatchNorm
 from ..surgery.recalibration.population import measure
 from ..weights import of_positions
+from .activations import ActivationMeter
 from .evidence import Calls
 
 BINS = 48
@@ -45,12 +46,17 @@ class Meter:
     Args:
         layers: By name.
         edges: Ends of the histograms of each layer; what is missing is found on its first output.
+        units: Watches the activations as well; or None.
     """
 
     def __init__(
-        self, layers: Mapping[str, _BatchNorm], edges: dict[str, tuple[float, float]]
+        self,
+        layers: Mapping[str, _BatchNorm],
+        edges: dict[str, tuple[float, float]],
+        units: ActivationMeter | None = None,
     ) -> None:
         self.layers = layers
+        self.units = units
         self.edges = edges
         self.batch = 0
         self.order: list[str] = []
@@ -59,10 +65,18 @@ class Meter:
         self._given: dict[str, list[_Call | None]] = {name: [] for name in layers}
         self._made: dict[str, list[tuple[_Call, _Output]]] = {name: [] for name in layers}
 
+    def begin_batch(self, number: int) -> None:
+        """Take what follows for calls of this batch."""
+        self.batch = number
+        if self.units is not None:
+            self.units.begin_batch()
+
     @contextmanager
-    def watching(self) -> Iterator[None]:
+    def watching(self, model: nn.Module) -> Iterator[None]:
         """Watch while the block lasts."""
         with ExitStack() as stack:
+            if self.units is not None:
+                stack.enter_context(self.units.watching(model))
             for name, layer in self.layers.items():
                 enter, leave = self._hooks(name)
                 handles = (
@@ -100,6 +114,9 @@ class Meter:
                 layer.training = True
             with torch.no_grad():
                 made = self._leave(name, args, output)
+            if self.units is not None:
+                own = layer.activation if isinstance(layer, BatchNorm) else None
+                self.units.note_layer(name, own, output)
             self._made[name].append((call, made))
             if output.requires_grad and torch.is_grad_enabled():
                 note = functools.partial(self._note_error, name)

@@ -68,9 +68,9 @@ def go(
     """
     done = Pass()
     start = time.perf_counter()
-    with meter.watching(), torch.set_grad_enabled(bool(parameters)):
+    with meter.watching(way.model), torch.set_grad_enabled(bool(parameters)):
         for number, batch in enumerate(batches):
-            meter.batch = number
+            meter.begin_batch(number)
             output, value = way.run(batch)
             done.outputs.append(kept(output))
             if value is not None:
