@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..errors import MissingExtraError
 from ..records import (
     DIAGNOSIS_SCHEMA,
     DiagnosisResult,
@@ -79,8 +80,13 @@ class Diagnosis:
         Raises:
             MissingExtraError: What pages are drawn with is not installed.
         """
-        from ..report import write_diagnosis
-
+        try:
+            from ..report import write_diagnosis
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(
+                f"pages are drawn with {error.name}, which is not installed: "
+                f"pip install 'batchnorm[study]'"
+            ) from error
         write_diagnosis(self.result, Path(path))
 
 
