@@ -31,7 +31,8 @@ def run(arguments: Sequence[str]) -> int:
         arguments: Without the program's name.
 
     Returns:
-        The exit code: 0 fine, 1 a finding or a failed check, 2 wrong usage, 3 something not installed, 130 stopped by Ctrl-C.
+        The exit code: 0 fine, 1 a finding or a failed check, 2 wrong usage, 3 something not
+        installed, 130 stopped by Ctrl-C.
     """
     try:
         app(args=list(arguments), prog_name="batchnorm")

@@ -96,6 +96,7 @@ class ActivationMeter:
     def __init__(self) -> None:
         self.units: dict[str, Units] = {}
         self.stack: list[tuple[str, bool]] = []
+        self.is_paused = False
         self._numbers: dict[str, int] = {}
         self._made: dict[int, tuple[weakref.ref[Tensor], str]] = {}
 
@@ -120,6 +121,11 @@ class ActivationMeter:
                     stack.callback(handle.remove)
             stack.enter_context(_Functions(self))
             yield
+
+    @property
+    def is_open(self) -> bool:
+        """Whether activations are looked at: inside a module, and not in a loss."""
+        return bool(self.stack) and not self.is_paused
 
     def evidence(self) -> dict[str, ActivationEvidence]:
         """Give what was collected."""
@@ -189,7 +195,7 @@ class _Functions(TorchFunctionMode):
         kwargs = kwargs or {}
         what = getattr(func, "__name__", "").strip("_")
         h = args[0] if args else kwargs.get("input")
-        is_one = what in NAMES and self.meter.stack and isinstance(h, Tensor)
+        is_one = what in NAMES and self.meter.is_open and isinstance(h, Tensor)
         if not is_one or h.dim() < 2 or not h.is_floating_point() or not h.numel():
             return func(*args, **kwargs)
         return self.meter.note(what, h, lambda: func(*args, **kwargs))

@@ -59,6 +59,8 @@ class Meter:
         self.units = units
         self.edges = edges
         self.batch = 0
+        self.is_going_back = False
+        """A forward pass inside the backward pass is that of a checkpoint: it was seen before."""
         self.order: list[str] = []
         self.dtypes: dict[str, tuple[torch.dtype, torch.dtype]] = {}
         self.errors: dict[str, list[tuple[float, int]]] = {name: [] for name in layers}
@@ -87,6 +89,20 @@ class Meter:
                     stack.callback(handle.remove)
             yield
 
+    @contextmanager
+    def going_back(self) -> Iterator[None]:
+        """Take forward passes in the block for repetitions: only their gradients are looked at."""
+        self._set_going_back(True)
+        try:
+            yield
+        finally:
+            self._set_going_back(False)
+
+    def _set_going_back(self, value: bool) -> None:
+        self.is_going_back = value
+        if self.units is not None:
+            self.units.is_paused = value
+
     def calls(self) -> dict[str, Calls]:
         """Give what was collected, for the layers that were called with values."""
         return {name: _stacked(rows) for name, rows in self._made.items() if rows}
@@ -112,15 +128,17 @@ class Meter:
                 return
             if call.is_degenerate and call.statistics:
                 layer.training = True
+            if output.requires_grad and torch.is_grad_enabled():
+                note = functools.partial(self._note_error, name)
+                output.register_hook(note)  # type: ignore[no-untyped-call]
+            if self.is_going_back:
+                return
             with torch.no_grad():
                 made = self._leave(name, args, output)
             if self.units is not None:
                 own = layer.activation if isinstance(layer, BatchNorm) else None
                 self.units.note_layer(name, own, output)
             self._made[name].append((call, made))
-            if output.requires_grad and torch.is_grad_enabled():
-                note = functools.partial(self._note_error, name)
-                output.register_hook(note)  # type: ignore[no-untyped-call]
 
         return enter, leave
 

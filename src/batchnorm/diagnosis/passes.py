@@ -76,7 +76,8 @@ def go(
             if value is not None:
                 done.losses.append(float(value.detach()))
             if value is not None and parameters and value.requires_grad:
-                _differentiate(value, parameters, done)
+                with meter.going_back():
+                    _differentiate(value, parameters, done)
             del output, value
             progress()
     done.seconds = time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""The reports: what a study, a benchmark or a diagnosis found, as one HTML page that needs no network.
+"""The reports: what a study, a benchmark or a diagnosis found, as one HTML page each, offline.
 
 Drawn from records alone, so that what was saved can be rendered where torch is not installed.
 """
