@@ -1,5 +1,6 @@
 """What was found, in words and numbers: printable, JSON, and a page."""
 
+import dataclasses
 import datetime
 import math
 import platform
@@ -92,7 +93,7 @@ class Diagnosis:
 
 def diagnosis_of(evidence: Evidence, seconds: float) -> Diagnosis:
     """Judge what was seen."""
-    found = [finding for rule in rules.RULES for finding in rule(evidence)]
+    found = [_finite(finding) for rule in rules.RULES for finding in rule(evidence)]
     order = {name: number for number, name in enumerate(evidence.layers)}
     found.sort(key=lambda f: (SEVERITIES.index(f.severity), order.get(f.layer or "", -1)))
     result = DiagnosisResult(
@@ -149,6 +150,11 @@ def verdict(findings: list[Finding], layers: int) -> str:
     if grave:
         return f"{' and '.join(grave)} in {these}."
     return f"Nothing is wrong with {these}, as far as these batches show."
+
+
+def _finite(finding: Finding) -> Finding:
+    numbers = {name: _number(value) for name, value in finding.numbers.items()}
+    return dataclasses.replace(finding, numbers=numbers)
 
 
 def _layer(evidence: Evidence, layer: LayerEvidence) -> LayerResult:

@@ -156,7 +156,6 @@ class Meter:
         x = x.detach()
         moments = _moved(measure(x, mask, weight))
         by_sample = _moved(Moments.of(_sample_means(x, mask, weight)))
-        dims = shapes.reduce_dims(x.dim())
         chunks = layer.virtual_batch_size if isinstance(layer, BatchNorm) else None
         runs = shapes.virtual_batches(x.shape, chunks) if chunks else [(x.shape[0], 1)]
         return _Call(
@@ -164,8 +163,7 @@ class Meter:
             x.shape[0],
             moments,
             by_sample,
-            _small(x.amin(dims)),
-            _small(x.amax(dims)),
+            *_ends(x, mask, weight),
             sum(number for _, number in runs) if _trains(layer) else 0,
             shapes.count_per_channel(x.shape) == 1,
         )
@@ -207,6 +205,16 @@ def _small(x: Tensor) -> Tensor:
 
 def _moved(moments: Moments) -> Moments:
     return Moments(*(None if t is None else _small(t) for t in moments))  # type: ignore[arg-type]
+
+
+def _ends(x: Tensor, mask: Tensor | None, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Smallest and largest value of every channel that counts."""
+    dims = shapes.reduce_dims(x.dim())
+    weights = of_positions(x, mask, weight, torch.float32)
+    low = high = x
+    if weights is not None:
+        low, high = (x.masked_fill(weights == 0, end) for end in (torch.inf, -torch.inf))
+    return _small(low.amin(dims)), _small(high.amax(dims))
 
 
 def _sample_means(x: Tensor, mask: Tensor | None, weight: Tensor | None) -> Tensor:
