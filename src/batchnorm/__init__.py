@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from . import functional, study
-    from .diagnosis import Diagnosis, diagnose
+    from .diagnosis import Diagnosis, Monitor, diagnose
     from .moments import Moments
     from .nn import (
         BatchNorm1d,
@@ -35,6 +35,7 @@ _MODULE_BY_NAME = {
     "LazyBatchNorm2d": ".nn",
     "LazyBatchNorm3d": ".nn",
     "Moments": ".moments",
+    "Monitor": ".diagnosis",
     "Renorm": ".nn",
     "accumulate": ".nn",
     "diagnose": ".diagnosis",
@@ -58,6 +59,7 @@ __all__ = [
     "LazyBatchNorm2d",
     "LazyBatchNorm3d",
     "Moments",
+    "Monitor",
     "Renorm",
     "accumulate",
     "diagnose",

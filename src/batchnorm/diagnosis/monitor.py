@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from ..errors import OptionError, SurgeryError
 from ..nn import frozen
 from ..nn.recomputation import is_recomputation
-from .sample import sample
+from .snapshot import snapshot
 
 Values = dict[str, float]
 Call = Callable[[str, _BatchNorm, object], None]
@@ -39,7 +39,7 @@ class Monitor:
 
     What is written under `batchnorm/<layer>/`:
 
-    - `mean_error`, `std_error`: distance of the running statistics from those of the batch, in
+    - `mean_error`, `log_std_error`: distance of the running statistics from those of the batch, in
       standard deviations and in logarithms, root mean square over channels
     - `effective_batch`: how many independent samples the mean of a channel is of, median
     - `eps_share`: share of eps in the sum var + eps, median
@@ -116,7 +116,7 @@ class Monitor:
         """See the one call that a layer is measured in."""
         if isinstance(x, Tensor) and x.is_floating_point() and x.dim() > 1 and x.numel():
             with torch.no_grad():
-                self._found[name] = sample(layer, x)
+                self._found[name] = snapshot(layer, x)
         if name in self._waiting:
             self._waiting.pop(name).remove()
         if not self._waiting:

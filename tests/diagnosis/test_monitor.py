@@ -63,7 +63,7 @@ def by_hand(layer, x):
         sums["max"].append(values.abs().max())
     return {
         "mean_error": math.sqrt(sum(sums["mean"]) / x.shape[1]),
-        "std_error": math.sqrt(sum(sums["std"]) / x.shape[1]),
+        "log_std_error": math.sqrt(sum(sums["std"]) / x.shape[1]),
         "effective_batch": sorted(sums["effective"])[(x.shape[1] - 1) // 2],
         "eps_share": sorted(sums["share"])[(x.shape[1] - 1) // 2],
         "dead": sum(sums["dead"]) / x.shape[1],

@@ -8,7 +8,7 @@ from .. import shapes
 from ..ops import normalize
 
 
-def sample(layer: _BatchNorm, x: Tensor) -> dict[str, Tensor]:
+def snapshot(layer: _BatchNorm, x: Tensor) -> dict[str, Tensor]:
     """Measure a layer on the input of one call; nothing waits for the device.
 
     Args:
@@ -63,7 +63,7 @@ def _distances(layer: _BatchNorm, mean: Tensor, var: Tensor) -> dict[str, Tensor
         return {}
     shift = (layer.running_mean.float() - mean) * (var + layer.eps).rsqrt()
     ratio = ((layer.running_var.float() + layer.eps) / (var + layer.eps)).log() / 2
-    return {"mean_error": _rms(shift), "std_error": _rms(ratio)}
+    return {"mean_error": _rms(shift), "log_std_error": _rms(ratio)}
 
 
 def _profile(layer: _BatchNorm) -> dict[str, Tensor]:
