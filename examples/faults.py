@@ -153,8 +153,8 @@ def two_to_a_batch(mistake: bool, seed: int) -> Case:
     """Batches of two, because no more fits into memory."""
     train, test = digits(seed, flat=True)
     torch.manual_seed(seed)
-    size = 2 if mistake else 64
-    model = fit(mlp(), shuffled(train, size, 400 if mistake else 80, seed), lr=0.05)
+    size, steps, lr = (2, 1200, 0.005) if mistake else (64, 80, 0.05)
+    model = fit(mlp(), shuffled(train, size, steps, seed), lr=lr)
     return Case(model, shuffled(train, size, 1024 // size, seed + 1), test)
 
 
@@ -194,7 +194,7 @@ def buffers_not_broadcast(mistake: bool, seed: int) -> Case:
     return _with_replicas(replicas, train, test, 64, seed)
 
 
-@fault("unlike_batches", *BOTH, cause="distribution shift")
+@fault("unlike_batches", "1", cause="distribution shift")
 def sorted_by_class(mistake: bool, seed: int) -> Case:
     """Images in the order of the folders they lie in, one for each class, and no shuffling."""
     train, test = digits(seed, flat=True)
@@ -274,15 +274,15 @@ def pixels_without_ink(mistake: bool, seed: int) -> Case:
 
 @fault("dead_channels", "4")
 def slimmed_to_death(mistake: bool, seed: int) -> Case:
-    """Network slimming with a penalty on the scales so large that nothing but it is learned."""
+    """Network slimming with a penalty on the scales that is too large."""
     train, test = digits(seed, flat=True)
     torch.manual_seed(seed)
     model = mlp()
-    strength = 1.0 if mistake else 0.0
+    strength = 0.2 if mistake else 0.0
     fit(
         model,
         shuffled(train, 64, 120, seed),
-        penalty=lambda: strength * model[4].weight[:16].abs().sum(),
+        penalty=lambda: strength * model[4].weight.abs().sum(),
     )
     return Case(model, shuffled(train, 64, 16, seed + 1), test)
 
@@ -292,7 +292,7 @@ class Shared(nn.Module):
 
     def __init__(self, shared: bool) -> None:
         super().__init__()
-        self.first, self.second = nn.Linear(64, 32), nn.Linear(32, 32)
+        self.first, self.second = (nn.Linear(n, 32, bias=False) for n in (64, 32))
         self.norm = nn.BatchNorm1d(32)
         self.norm2 = self.norm if shared else nn.BatchNorm1d(32)
         self.last = nn.Linear(32, 10)

@@ -1,39 +1,40 @@
-"""Running statistics that are not those of the data, or were never updated."""
+"""Running statistics that are not those of the data."""
 
 import math
 from collections.abc import Iterator
 
 from ...records import Finding
+from ..distances import LOG_STD_ERROR, MEAN_ERROR, Distances, distances
 from ..evidence import Evidence, LayerEvidence
-from ..quantities import log_std_error, mean_error
-
-MEAN_ERROR = 0.3
-"""In standard deviations."""
-LOG_STD_ERROR = 0.2
+from . import never_updated, slow_momentum
 
 
 def check(evidence: Evidence) -> Iterator[Finding]:
-    """Find layers whose running statistics are far from those of the data."""
+    """Find layers whose statistics lag behind, where no other rule knows why."""
     for layer in evidence.layers.values():
-        mean, std = mean_error.of(layer), log_std_error.of(layer)
-        if mean is None or std is None:
+        far = distances(layer)
+        if far is None or not far.is_far:
             continue
-        if mean > MEAN_ERROR or std > LOG_STD_ERROR:
-            yield _finding(layer, mean, std)
+        if not never_updated.is_untouched(layer) and not slow_momentum.is_slow(layer):
+            yield _finding(layer, far)
 
 
-def _finding(layer: LayerEvidence, mean: float, std: float) -> Finding:
-    never = layer.num_batches_tracked == 0
-    state = "were never updated" if never else "are not those of the data"
+def _finding(layer: LayerEvidence, far: Distances) -> Finding:
     return Finding(
         rule="stale_statistics",
         layer=layer.name,
         severity="error",
-        what=f"its running statistics {state}: the mean is off by {mean:.2g} standard deviations, "
-        f"the deviation by a factor of {math.exp(std):.2g}",
-        why="Inference normalizes by them; training by the batch. So eval() computes another "
-        "function than train() did.",
-        remedy="bn.recalibrate(model, batches)",
-        source=mean_error.MEASURE.source,
-        numbers={"mean_error": mean, "log_std_error": std},
+        what=f"its running statistics are not those of the data: the mean is off by {far.mean:.2g} "
+        f"standard deviations, the standard deviation by a factor of {math.exp(far.log_std):.2g}",
+        why="Inference normalizes by them, training by the batch, so eval() computes another "
+        "function than train(). (a) The weights moved on, or were averaged, after the last update; "
+        "(b) updates went missing; (c) these data are not those it was trained on.",
+        remedy="bn.recalibrate(model, batches)  # batches of the data it is to be used on",
+        source="Wu & Johnson 2021 (arXiv:2105.07576), section 3",
+        numbers={
+            "mean_error": far.mean,
+            "log_std_error": far.log_std,
+            "mean_threshold": MEAN_ERROR,
+            "log_std_threshold": LOG_STD_ERROR,
+        },
     )
