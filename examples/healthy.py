@@ -170,38 +170,40 @@ def ink(data: Batch, seed: int) -> Batch:
     return data[0] + 0.5 * noise, (data[0][:, 0] > 0).long()
 
 
-def healthy_mlp(seed: int) -> Case:
+def healthy_mlp(seed: int, fresh: bool = True) -> Case:
     """Train a network of linear layers."""
     train, test = digits(seed, flat=True)
-    return _trained(mlp, train, test, seed, steps=120)
+    return _trained(mlp, train, test, seed, 120, fresh)
 
 
-def healthy_resnet(seed: int) -> Case:
+def healthy_resnet(seed: int, fresh: bool = True) -> Case:
     """Train a small ResNet."""
     train, test = digits(seed)
-    return _trained(resnet, train, test, seed, steps=80)
+    return _trained(resnet, train, test, seed, 80, fresh)
 
 
-def healthy_unet(seed: int) -> Case:
+def healthy_unet(seed: int, fresh: bool = True) -> Case:
     """Train a small U-Net to find the ink in noisy images."""
     train, test = digits(seed)
-    return _trained(lambda: UNet(channels=1), ink(train, seed), ink(test, ~seed), seed, steps=60)
+    return _trained(lambda: UNet(channels=1), ink(train, seed), ink(test, ~seed), seed, 60, fresh)
 
 
-NETWORKS: dict[str, Callable[[int], Case]] = {
+NETWORKS: dict[str, Callable[..., Case]] = {
     "mlp": healthy_mlp,
     "resnet": healthy_resnet,
     "unet": healthy_unet,
 }
+"""Called with a seed; `fresh=False` leaves the running statistics as training has left them."""
 
 
 def _trained(
-    make: Callable[[], nn.Module], train: Batch, test: Batch, seed: int, steps: int
+    make: Callable[[], nn.Module], train: Batch, test: Batch, seed: int, steps: int, fresh: bool
 ) -> Case:
     torch.manual_seed(seed)
     model = fit(make(), shuffled(train, 64, steps, seed))
     batches = shuffled(train, 64, 16, seed + 1)
-    bn.recalibrate(model, batches, progress=False)
+    if fresh:
+        bn.recalibrate(model, batches, progress=False)
     return Case(model, batches, test)
 
 

@@ -11,9 +11,9 @@ from ..evidence import Evidence, LayerEvidence
 from ..quantities.log_std_error import log_std_error
 from ..quantities.mean_error import mean_error
 
-MEAN_ERROR = 0.1
-"""Standard deviations, beyond the noise; replicas that share their statistics have 0."""
-LOG_STD_ERROR = 0.1
+FAR = 0.1
+"""Standard deviations, or logarithm of their ratio, beyond the noise. Replicas that share their
+statistics have 0; docs/diagnose_calibration.md."""
 
 
 def check(evidence: Evidence) -> Iterator[Finding]:
@@ -22,7 +22,7 @@ def check(evidence: Evidence) -> Iterator[Finding]:
         found = [apart(layer, *replica) for replica in layer.replicas]
         mean = max((far.mean for far in found), default=0.0)
         log_std = max((far.log_std for far in found), default=0.0)
-        if mean > MEAN_ERROR or log_std > LOG_STD_ERROR:
+        if max(mean, log_std) > FAR:
             yield _finding(layer, mean, log_std)
 
 

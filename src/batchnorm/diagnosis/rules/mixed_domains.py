@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...records import Finding
-from ..evidence import BATCH, Evidence, LayerEvidence
+from ..evidence import BATCH, Calls, Evidence, LayerEvidence
 from ..quantities.between_batch import between_batch
 
 RATIO = 4.0
@@ -27,24 +27,34 @@ def check(evidence: Evidence) -> Iterator[Finding]:
 
 
 def split(layer: LayerEvidence) -> tuple[int, int, float] | None:
-    """Split the batches in two along the direction in which their means differ most.
+    """Split the batches in two.
 
     Returns:
-        Sizes of the groups, and the share of the variance along that direction that lies between
-        them; None where they are no groups.
+        Sizes of the groups, and the share of what the batches differ by that lies between them;
+        None where they are no groups.
     """
     calls = layer.runs.get(BATCH)
     if calls is None or len(calls.batch) < FEWEST or layer.calls > 1:
         return None
-    ratio = between_batch(calls)
-    if not float(ratio.nanmedian()) > RATIO:
+    if not float(between_batch(calls).nanmedian()) > RATIO:
         return None
-    known = ratio.isfinite()
-    std = calls.sample_var[:, known].nanmean(0).sqrt()
-    means = calls.sample_mean[:, known] / std
+    low, share = along_largest(calls)
+    return (low, len(calls.batch) - low, share) if share > SHARE else None
+
+
+def along_largest(calls: Calls) -> tuple[int, float]:
+    """Split the batches in two along the direction in which their means differ most.
+
+    Returns:
+        As `two_groups`.
+    """
+    std = calls.sample_var.nanmean(0).sqrt()
+    means = calls.sample_mean / std
+    means = means[:, means.isfinite().all(0)]
+    if not means.numel():
+        return 0, 0.0
     direction = torch.linalg.svd(means - means.mean(0), full_matrices=False)[2][0]
-    low, share = two_groups(means @ direction)
-    return (low, len(means) - low, share) if share > SHARE else None
+    return two_groups(means @ direction)
 
 
 def two_groups(values: Tensor) -> tuple[int, float]:
