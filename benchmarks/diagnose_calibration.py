@@ -84,7 +84,8 @@ def _groups(evidence: Evidence, layer: LayerEvidence) -> float | None:
 
 
 def _dead(evidence: Evidence, layer: LayerEvidence) -> float | None:
-    return None if layer.weight is None else float(dead_channels.dead(layer).double().mean())
+    off = dead_channels.dead(layer)
+    return None if off is None else float(off.double().mean())
 
 
 def _apart(evidence: Evidence, layer: LayerEvidence) -> float | None:
@@ -140,9 +141,7 @@ QUANTITIES = (
         dropout_before.SHIFT,
         lambda _, layer: dropout_before.shift(layer),
     ),
-    Quantity(
-        "replicas apart, sd or log", "diverged_replicas", diverged_replicas.MEAN_ERROR, _apart
-    ),
+    Quantity("replicas apart, sd or log", "diverged_replicas", diverged_replicas.FAR, _apart),
     Quantity("decisions that differ, share", "train_eval_gap", train_eval_gap.FLIPS, _flips),
     Quantity(
         f"loss in evaluation − {train_eval_gap.WORSE} × training",
@@ -276,8 +275,9 @@ REST = """
 The worst is over all layers, networks and seeds; the mildest over the layers, seeds and mistakes
 that the rule is for (for `train_eval_gap`: the mistakes with a gap, each of which is found by one
 of its two numbers). `mixed_domains` looks only where batches differ by more than chance, so a share
-near its threshold is no alarm among random batches. Batches drawn without replacement differ less than chance: 16 of 64 are 76 % of
-the images here, so the median is 0.3 and not 1.
+near its threshold is no alarm among random batches. Batches drawn without replacement differ less
+than chance: 16 of 64 are 76 % of the images here, so the median is 0.3 and not 1. Decisions that
+differ by batch noise are a finding only with small batches, or where the loss is worse.
 
 ## Where there is no number to calibrate
 

@@ -18,19 +18,23 @@ RELUS = ("relu", "relu6", "threshold", "clamp_min")
 def check(evidence: Evidence) -> Iterator[Finding]:
     """Find layers with channels that are lost."""
     for layer in evidence.layers.values():
-        off = dead(layer) if BATCH in layer.runs else None
-        if layer.weight is None or off is None or not bool(off.any()):
+        off = dead(layer)
+        if off is None or not bool(off.any()):
             continue
-        if bool((layer.weight == 0).all()):
+        if layer.weight is not None and bool((layer.weight == 0).all()):
             yield _initial(layer)
         else:
             yield _finding(layer, off)
 
 
-def dead(layer: LayerEvidence) -> Tensor:
-    """Say which channels are lost, bool (C,): γ near 0, or never above 0 in front of a ReLU."""
-    weight, bias, calls = layer.weight, layer.bias, layer.runs[BATCH]
-    assert weight is not None
+def dead(layer: LayerEvidence) -> Tensor | None:
+    """Say which channels are lost, bool (C,): γ near 0, or never above 0 in front of a ReLU.
+
+    None for a layer that was not called, or has no weight of its own.
+    """
+    weight, bias, calls = layer.weight, layer.bias, layer.runs.get(BATCH)
+    if weight is None or calls is None:
+        return None
     invstd = (calls.var + layer.eps).rsqrt()
     ends = torch.stack((calls.minimum - calls.mean, calls.maximum - calls.mean)) * invstd * weight
     highest = ends.amax((0, 1)) + (0 if bias is None else bias)

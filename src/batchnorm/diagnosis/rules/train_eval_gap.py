@@ -8,7 +8,7 @@ from ...records import Finding
 from ..distances import distances
 from ..evidence import BATCH, INFERENCE, RECALIBRATED, REDRAWN, Evidence, Gap
 from ..quantities import effective_batch
-from . import nonfinite_statistics, shared_layer, unlike_batches
+from . import nonfinite_statistics, shared_layer, tiny_batch, unlike_batches
 
 FLIPS = 0.05
 """Share of decisions that differ; docs/diagnose_calibration.md."""
@@ -42,13 +42,21 @@ class Parts:
 def check(evidence: Evidence) -> Iterator[Finding]:
     """Find networks that decide otherwise in evaluation than in training."""
     gap, (losses, said) = evidence.gaps.get((BATCH, INFERENCE)), _compared(evidence.losses)
-    if gap is not None and (_is_large(gap) or _is_worse(losses)):
-        yield _finding(evidence, gap, losses, said)
+    if gap is None or not (_is_large(gap) or _is_worse(losses)):
+        return
+    parts = parts_of(evidence)
+    if parts.cause != NOISE or _is_worse(losses) or _is_small(evidence):
+        yield _finding(evidence, gap, parts, losses, said)
 
 
 def _is_large(gap: Gap) -> bool:
     by_decisions = gap.flips is not None and gap.flips > FLIPS
     return by_decisions or not gap.rms <= (RMS if gap.flips is None else math.inf)
+
+
+def _is_small(evidence: Evidence) -> bool:
+    """Whether batches are small: noise is in all, and decisions of a new network are a toss."""
+    return any(round(1 / share, 6) < tiny_batch.FEW for share in _noisy(evidence).values())
 
 
 def _is_worse(losses: Mapping[str, float]) -> bool:
@@ -120,8 +128,9 @@ def _where(evidence: Evidence, cause: str) -> str | None:
     return max(most, key=most.__getitem__) if most else None
 
 
-def _finding(evidence: Evidence, gap: Gap, losses: Mapping[str, float], said: str) -> Finding:
-    parts = parts_of(evidence)
+def _finding(
+    evidence: Evidence, gap: Gap, parts: Parts, losses: Mapping[str, float], said: str
+) -> Finding:
     cause = parts.cause
     decisions = "" if gap.flips is None else f", and {gap.flips:.0%} of the decisions"
     return Finding(

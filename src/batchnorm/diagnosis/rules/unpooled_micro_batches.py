@@ -18,7 +18,7 @@ def check(evidence: Evidence) -> Iterator[Finding]:
     for layer in evidence.layers.values():
         number = per_step(layer, steps) if steps else 1
         size = effective_batch.of(layer)
-        if layer.is_learning and number > 1 and size is not None and size < ENOUGH:
+        if layer.is_learning and number > 1 and size is not None and round(size, 6) < ENOUGH:
             yield _finding(layer, number, size)
 
 

@@ -15,7 +15,7 @@ def check(evidence: Evidence) -> Iterator[Finding]:
     replicas = max(evidence.world_size, evidence.replicas + 1)
     for layer in evidence.layers.values():
         size = effective_batch.of(layer)
-        if replicas > 1 and not layer.sync and size is not None and size < ENOUGH:
+        if replicas > 1 and not layer.sync and size is not None and round(size, 6) < ENOUGH:
             yield _finding(layer, replicas, size)
 
 
