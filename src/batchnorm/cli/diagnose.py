@@ -8,7 +8,6 @@ import typer
 from ..errors import BatchNormError, UsageError
 from ..loading import load
 from . import checkpoints, models
-from .findings import print_diagnosis
 from .stopping import STOPPED, terminated_like_ctrl_c
 
 if TYPE_CHECKING:
@@ -121,6 +120,8 @@ def command(
     except KeyboardInterrupt:
         typer.echo("batchnorm: stopped; nothing was written", err=True)
         raise typer.Exit(STOPPED) from None
+    from .findings import print_diagnosis
+
     print_diagnosis(diagnosis.result, files, as_json=json)
     if any(finding.severity == "error" for finding in diagnosis.findings):
         raise typer.Exit(1)

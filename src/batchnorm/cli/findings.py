@@ -8,9 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..records import DiagnosisResult, Measure, to_json
+from ..records import DiagnosisResult, Finding, Measure, grouped, to_json
 from ..report import heat
-from ..report.diagnosis_page import Group, groups
 
 _STYLES = {"error": "bold red", "warning": "yellow", "information": "blue"}
 
@@ -45,28 +44,25 @@ def print_diagnosis(result: DiagnosisResult, files: Iterable[Path], *, as_json: 
 
 def _print_words(console: Console, result: DiagnosisResult) -> None:
     console.print(f"[bold]{escape(result.verdict)}[/]", highlight=False)
-    for group in groups(result.findings):
+    for first, *others in grouped(result.findings):
         console.print()
-        _print_group(console, group)
+        _print_group(console, first, others)
     for note in result.notes:
         console.print(f"\nnote: {note}", highlight=False, markup=False)
     if result.layers:
         console.print(_table(result))
 
 
-def _print_group(console: Console, group: Group) -> None:
-    first = group.first
-    style = _STYLES.get(group.severity, "")
-    where = "the network" if first.layer is None else first.layer or "(model)"
-    head = f"[{style}]{group.severity}[/] [bold]{escape(where)}[/] {escape(first.what)}"
+def _print_group(console: Console, first: Finding, others: list[Finding]) -> None:
+    style = _STYLES.get(first.severity, "")
+    head = f"[{style}]{first.severity}[/] [bold]{escape(first.where)}[/] {escape(first.what)}"
     console.print(head, highlight=False)
     for word, text in (("why", first.why), ("do", first.remedy)):
         console.print(f"  {word}: {text}", highlight=False, markup=False)
-    if group.others:
-        names = [finding.layer or "(model)" for finding in group.others]
-        more = f", and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        also = f"  also: {', '.join(names[:NAMED])}{more}"
-        console.print(also, highlight=False, markup=False)
+    if others:
+        more = f", and {len(others) - NAMED} more" if len(others) > NAMED else ""
+        names = ", ".join(finding.where for finding in others[:NAMED])
+        console.print(f"  also: {names}{more}", highlight=False, markup=False)
 
 
 def _table(result: DiagnosisResult) -> Table:

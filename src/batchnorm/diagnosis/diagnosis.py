@@ -16,6 +16,7 @@ from ..records import (
     Finding,
     Histogram,
     LayerResult,
+    grouped,
     to_json,
     write_text,
 )
@@ -53,7 +54,7 @@ class Diagnosis:
         return {layer.name: layer.quantities for layer in self.result.layers}
 
     def __str__(self) -> str:
-        return "\n".join([self.verdict, *map(str, self.findings)])
+        return "\n".join([self.verdict, *map(_shown, grouped(self.findings))])
 
     def __repr__(self) -> str:
         return f"Diagnosis({self.verdict!r})"
@@ -143,13 +144,27 @@ def verdict(findings: list[Finding], layers: int) -> str:
     Example:
         >>> verdict([], 3)
         'Nothing is wrong with the 3 batch normalization layers, as far as these batches show.'
+        >>> verdict([Finding("tiny_batch", "bn1", "warning", "", "", "", "")], 2)
+        '1 warning in the 2 batch normalization layers: tiny batch (bn1).'
     """
     these = f"the {layers} batch normalization layer{'s' * (layers != 1)}"
     counts = {s: sum(f.severity == s for f in findings) for s in SEVERITIES}
     grave = [f"{n} {s}{'s' * (n != 1)}" for s, n in counts.items() if n and s != "information"]
     if grave:
-        return f"{' and '.join(grave)} in {these}."
+        rules = [_rule(group) for group in grouped(findings) if group[0].severity in SEVERITIES[:2]]
+        return f"{' and '.join(grave)} in {these}: {', '.join(rules)}."
     return f"Nothing is wrong with {these}, as far as these batches show."
+
+
+def _rule(group: tuple[Finding, ...]) -> str:
+    """Name a rule and where it has found something."""
+    more = f" and {len(group) - 1} more" if len(group) > 1 else ""
+    return f"{group[0].rule.replace('_', ' ')} ({group[0].where}{more})"
+
+
+def _shown(group: tuple[Finding, ...]) -> str:
+    others = ", ".join(finding.where for finding in group[1:])
+    return f"{group[0]}\n    also: {others}" if others else str(group[0])
 
 
 def _finite(finding: Finding) -> Finding:

@@ -13,6 +13,7 @@ from .diagnosis import (
     Histogram,
     LayerResult,
     Measure,
+    grouped,
 )
 from .serialization import from_json, to_json, write_text
 from .study import (
@@ -63,6 +64,7 @@ __all__ = [
     "Test",
     "Timing",
     "from_json",
+    "grouped",
     "to_json",
     "write_text",
 ]

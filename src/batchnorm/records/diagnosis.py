@@ -1,6 +1,7 @@
 """What a diagnosis found."""
 
 import dataclasses
+from collections.abc import Iterable
 
 DIAGNOSIS_SCHEMA = 1
 """Of `DiagnosisResult`."""
@@ -30,9 +31,22 @@ class Finding:
     numbers: dict[str, float | None] = dataclasses.field(default_factory=dict)
     """What was measured, and what it was held against."""
 
+    @property
+    def where(self) -> str:
+        """The layer, in words."""
+        return "the network" if self.layer is None else self.layer or "(model)"
+
     def __str__(self) -> str:
-        where = "" if self.layer is None else f"{self.layer or '(model)'}: "
-        return f"{self.severity}: {where}{self.what}\n    why: {self.why}\n    do: {self.remedy}"
+        head = f"{self.severity}: {self.where}: {self.what}"
+        return f"{head}\n    why: {self.why}\n    do: {self.remedy}"
+
+
+def grouped(findings: Iterable[Finding]) -> list[tuple[Finding, ...]]:
+    """Put findings of one rule and severity together, each group where its first one stands."""
+    by_rule: dict[tuple[str, str], list[Finding]] = {}
+    for finding in findings:
+        by_rule.setdefault((finding.severity, finding.rule), []).append(finding)
+    return [tuple(group) for group in by_rule.values()]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """The page of a diagnosis: records and templates -> one HTML file."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,7 +68,7 @@ def render_diagnosis(result: DiagnosisResult) -> str:
         .render(
             title=f"Batch normalization of {result.model}",
             result=result,
-            groups=groups(result.findings),
+            groups=_groups(result),
             network=_network(result),
             rows=heat.rows(result),
             sheets=sheets,
@@ -87,14 +86,10 @@ def render_diagnosis(result: DiagnosisResult) -> str:
     )
 
 
-def groups(findings: Sequence[Finding]) -> list[Group]:
-    """Put findings of one rule and severity together, in their order."""
-    by_rule: dict[tuple[str, str], list[Finding]] = {}
-    for finding in findings:
-        by_rule.setdefault((finding.severity, finding.rule), []).append(finding)
+def _groups(result: DiagnosisResult) -> list[Group]:
     return [
-        Group(severity, _SLUGS.get(severity, "unmeasured"), found[0], tuple(found[1:]))
-        for (severity, _), found in by_rule.items()
+        Group(first.severity, _SLUGS.get(first.severity, "unmeasured"), first, tuple(others))
+        for first, *others in records.grouped(result.findings)
     ]
 
 

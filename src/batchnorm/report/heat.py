@@ -88,7 +88,7 @@ def quantity(value: float | None, unit: str) -> str:
 
     Example:
         >>> quantity(0.25, "share"), quantity(0.031, "sd"), quantity(-0.693, "log")
-        ('25.0 %', '0.031 sd', '0.5x')
+        ('25.0 %', '0.031 sd', '0.50x')
     """
     if value is None:
         return wording.ABSENT
