@@ -483,3 +483,37 @@ def test_what_is_printed():
     assert str(found).startswith(found.verdict)
     assert "bn.recalibrate(model, batches)" in str(found)
     assert repr(found) == f"Diagnosis({found.verdict!r})"
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
+def test_a_script_beside_the_layers_is_left_alone():
+    script = torch.jit.script(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)))
+    model = nn.Sequential(script, bn.BatchNorm1d(3))
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    found = collected(model, inputs())
+    assert list(found.layers) == ["1"]
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+    assert script.training and script[1].training
+    assert "There is no batch" in bn.diagnose(script, inputs()).verdict
+
+
+@pytest.mark.slow
+def test_a_compiled_model_runs_as_it_is_written():
+    model = mlp()
+    compiled = torch.compile(model, backend="eager")
+    compiled(inputs()[0])
+    expected = collected(model, inputs())
+    found = collected(compiled, inputs())
+    assert found.gaps == expected.gaps
+    assert list(found.layers) == ["_orig_mod.1"]
+
+
+def test_the_training_step_that_counts_updates_leaves_no_trace():
+    """PyTorch's layers move running statistics without counting it in the tensors' versions."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm1d(3, momentum=1.0), nn.Linear(3, 2))
+    batches = [5 + x for x in inputs()]
+    expected = {name: t.clone() for name, t in model.state_dict().items()}
+    leaks = collected(model, batches).leakage
+    assert leaks[INFERENCE] == 0 < leaks[BATCH]
+    assert all(torch.equal(t, expected[name]) for name, t in model.state_dict().items())

@@ -68,9 +68,10 @@ def test_what_is_not_judged_is_drawn_from_the_smallest_to_the_largest(parsed):
 
 def test_the_worst_layers_are_opened(parsed):
     opened = [e for e in parsed["diagnosis"].named("article") if "id" in e["attributes"]]
-    assert [words(e).split()[1] for e in opened] == ["block.bn", "stem.1", "head"]
+    assert [words(e).split()[1] for e in opened] == ["block.bn", "stem.1"]
     folded = [e for e in parsed["diagnosis"].named("details") if "id" in e["attributes"]]
-    assert [e["attributes"]["id"] for e in folded] == ["layer-4"]
+    assert [e["attributes"]["id"] for e in folded] == ["layer-3", "layer-4"]
+    assert [e["attributes"]["id"] for e in parsed["healthy"].named("article")] == ["layer-1"]
     assert len([e for e in parsed["large"].named("article") if "id" in e["attributes"]]) == 4
 
 

@@ -38,6 +38,7 @@ from .evidence import (
 from .gradients import set_aside
 from .layers import State, describe
 from .leakage import leakage
+from .lending import lent
 from .meter import Meter, layers_of
 from .modes import Modes, modes_of
 from .neighbors import fed_by, modules_of, read_by
@@ -108,7 +109,7 @@ class Collector:
             stack.enter_context(set_aside(self.model))
             self.before = stack.enter_context(borrowed(self.model, []))
             stack.enter_context(eagerly())
-            _lend_buffers(self.model)
+            stack.enter_context(lent(self.model))
             self.batches = self._batches()
             self._run_all()
             graph, no_graph = self._graph()
@@ -338,21 +339,6 @@ def check_request(request: Request) -> None:
 def collect(request: Request) -> Evidence:
     """Run the model and keep what was seen."""
     return Collector(request, layers_of(request.way.model)).collect()
-
-
-def _lend_buffers(model: nn.Module) -> None:
-    """Let the model work on copies of its buffers, which share what they shared.
-
-    A graph from before may have saved a buffer; to write to it and back would spoil the graph.
-    """
-    copies: dict[int, Tensor] = {}
-    for module in model.modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            continue
-        for name, tensor in module._buffers.items():
-            if tensor is not None:
-                copies.setdefault(id(tensor), tensor.detach().clone())
-                module._buffers[name] = copies[id(tensor)]
 
 
 def _detached(leaf: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -44,7 +45,11 @@ class Modes:
         others = [module for module in model.modules() if module not in norms]
         as_found = any(module.training for module in others)
         self.norms = norms
-        self.others = [(module, module.training or not as_found) for module in others]
+        # Nothing stops a script from updating its statistics in training.
+        self.others = [
+            (m, (m.training or not as_found) and not isinstance(m, torch.jit.ScriptModule))
+            for m in others
+        ]
 
     def set(self, run: str) -> None:
         """Set the modes of a run."""

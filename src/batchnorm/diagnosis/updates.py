@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..surgery.recalibration.restore import borrowed
 from .gradients import gradients_of
+from .lending import lent
 from .passes import Way
 
 
@@ -19,8 +19,8 @@ def updates_of_step(
 
     The backward pass belongs to it: under checkpointing it runs forward passes of its own.
     """
-    counters = {n: layer.num_batches_tracked for n, layer in layers.items()}
-    with borrowed(way.model, []), torch.set_grad_enabled(bool(parameters)):
+    with lent(way.model), torch.set_grad_enabled(bool(parameters)):
+        counters = {n: layer.num_batches_tracked for n, layer in layers.items()}
         before = {n: int(t) for n, t in counters.items() if t is not None}
         _, value = way.run(batch)
         if value is not None and parameters and value.requires_grad:

@@ -61,7 +61,7 @@ def render_diagnosis(result: DiagnosisResult) -> str:
     """
     sheets = [_sheet(number, layer, result) for number, layer in enumerate(result.layers, 1)]
     worst = sorted(sheets, key=lambda s: (_rank(s), -heat.worst(s.layer, result.measures)))
-    opened = [sheet for sheet in worst if sheet.findings][:OPENED] or worst[:1]
+    opened = [sheet for sheet in worst if _rank(sheet) <= _RANKS["warning"]][:OPENED] or worst[:1]
     return (
         embed.environment()
         .get_template("diagnosis.html")
