@@ -208,7 +208,7 @@ def _numbers(values: Tensor | None) -> tuple[float | None, ...]:
 
 
 def _number(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def _settings(evidence: Evidence) -> dict[str, str]:

@@ -65,8 +65,8 @@ def diagnose(
         >>> from batchnorm import BatchNorm1d
         >>> model = nn.Sequential(BatchNorm1d(2), nn.ReLU(), nn.Linear(2, 2))
         >>> batches = [5 + torch.arange(8.0).view(4, 2), 5 + torch.arange(8.0).view(4, 2)]
-        >>> [finding.rule for finding in diagnose(model, batches).findings if finding.layer == "0"]
-        ['never_updated', 'tiny_batch']
+        >>> [f.rule for f in diagnose(model, batches).findings if f.severity == "error"]
+        ['never_updated']
 
     Source: Wu & Johnson 2021 (arXiv:2105.07576) for most of what can go wrong.
     """
