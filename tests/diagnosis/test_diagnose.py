@@ -465,6 +465,11 @@ def test_lazy_layers_are_refused():
         bn.diagnose(bn.LazyBatchNorm1d(), inputs())
 
 
+def test_tensors_without_numbers_are_refused():
+    with pytest.raises(SurgeryError, match="meta device"):
+        bn.diagnose(mlp().to("meta"), inputs())
+
+
 def test_progress_and_number_of_batches():
     seen = []
     bn.diagnose(mlp(), inputs(6), max_batches=3, progress=lambda *done: seen.append(done))

@@ -189,7 +189,7 @@ def test_those_are_all_the_places():
 
 
 @each_error
-@pytest.mark.parametrize("at", [1, 6, 17, 29])
+@pytest.mark.parametrize("at", [1, 6, 17, 21])
 def test_the_loss_raises(error, at):
     net = network()
     before, raising = everything(net), Raising(loss, error, at)

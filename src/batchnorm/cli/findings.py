@@ -58,7 +58,8 @@ def _print_group(console: Console, first: Finding, others: list[Finding]) -> Non
     head = f"[{style}]{first.severity}[/] [bold]{escape(first.where)}[/] {escape(first.what)}"
     console.print(head, highlight=False)
     for word, text in (("why", first.why), ("do", first.remedy)):
-        console.print(f"  {word}: {text}", highlight=False, markup=False)
+        indented = text.replace("\n", "\n      ")
+        console.print(f"  {word}: {indented}", highlight=False, markup=False)
     if others:
         more = f", and {len(others) - NAMED} more" if len(others) > NAMED else ""
         names = ", ".join(finding.where for finding in others[:NAMED])

@@ -8,17 +8,14 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils import _pytree as pytree
 
 from ..errors import OptionError, StatisticsError, SurgeryError
 from ..nn import no_update
 from ..surgery import recalibrate
-from ..surgery.example import Example
 from ..surgery.graph.graph import Graph
 from ..surgery.graph.watch import watch
-from ..surgery.recalibration.batches import length
 from ..surgery.recalibration.recalibrate import eagerly
 from ..surgery.recalibration.restore import borrowed
 from .activations import ActivationMeter
@@ -32,8 +29,6 @@ from .evidence import (
     Evidence,
     Gap,
     LayerEvidence,
-    Loader,
-    ParameterEvidence,
 )
 from .gradients import set_aside
 from .layers import State, describe
@@ -44,7 +39,9 @@ from .modes import Modes, modes_of
 from .neighbors import fed_by, modules_of, read_by
 from .outputs import gap
 from .passes import Pass, Way, go
-from .redraw import Redrawn, samples_of
+from .redraw import Redrawn
+from .shown import Shown
+from .surroundings import loader_of, parameters_of, size_of, steps_of, world_size
 from .updates import updates_of_step
 
 PAIRS = (
@@ -100,7 +97,7 @@ class Collector:
         self.seconds: dict[str, float] = {}
         self.notes: list[str] = []
         self.steps = 0
-        self.example = request.example
+        self.shown = Shown(request.example)
 
     def collect(self) -> Evidence:
         """Do it all; the model is as it was afterwards, also after an exception."""
@@ -126,7 +123,7 @@ class Collector:
 
     def _run_all(self) -> None:
         has_loss = self.request.way.loss is not None
-        with self._shown_example():
+        with self.shown.by(self.model):
             self._run(BATCH, self.batches, {})
         self._run(TRAINING, self.batches, self.parameters if has_loss else {})
         self._run(INFERENCE, self.batches, {})
@@ -135,7 +132,7 @@ class Collector:
         for run in (BATCH, INFERENCE):
             self._set(run)
             with no_update(self.model):
-                found = leakage(self.request.way, max(self.batches, key=_size))
+                found = leakage(self.request.way, max(self.batches, key=size_of))
             if found is not None:
                 self.leaks[run] = found
         if self._recalibrate():
@@ -172,7 +169,7 @@ class Collector:
 
     def _count_updates(self) -> None:
         self._set(TRAINING)
-        batch = max(self.batches, key=_size)
+        batch = max(self.batches, key=size_of)
         parameters = self.parameters if self.request.way.loss is not None else {}
         try:
             self.updates = updates_of_step(self.request.way, batch, self.layers, parameters)
@@ -187,7 +184,7 @@ class Collector:
         way = self.request.way
         try:
             result = recalibrate(
-                self.model, self.batches, lambda _, batch: way.run(batch), progress=False
+                self.model, self.batches, lambda _, batch: way.output(batch), progress=False
             )
         except StatisticsError as error:
             self.notes.append(f"the statistics could not be measured anew: {error}")
@@ -201,19 +198,11 @@ class Collector:
                 self.population[name] = pair
         return bool(self.population)
 
-    def _shown_example(self) -> Any:
-        return _Shown(self.model, self)
-
     def _graph(self) -> tuple[Graph | None, str | None]:
-        if self.example is None:
+        if self.shown.example is None:
             return None, "the model itself was not called; pass example="
-        args = self.example
-        if len(args) == 2 and isinstance(args[1], _Keywords):
-            example = Example(args[0], args[1])
-        else:
-            example = Example(args, {})
         try:
-            return watch(self.model, example), None
+            return watch(self.model, self.shown.example), None
         except SurgeryError as error:
             return None, str(error)
 
@@ -223,8 +212,7 @@ class Collector:
         order += [name for name in self.layers if name not in order]
         layers = {name: self._layer(name, calls, graph) for name in order}
         gaps = {pair: self._gap(*pair) for pair in PAIRS}
-        distributed = torch.distributed
-        has_world = distributed.is_available() and distributed.is_initialized()
+        optimizer = self.request.optimizer
         return Evidence(
             model=type(self.model).__name__,
             training=self.training,
@@ -234,11 +222,13 @@ class Collector:
             no_graph=no_graph,
             gaps={pair: found for pair, found in gaps.items() if found is not None},
             losses={run: tuple(done.losses) for run, done in self.passes.items() if done.losses},
-            loader=self._loader(),
-            parameters=self._parameters(),
-            optimizer=_name(self.request.optimizer),
-            optimizer_steps=_steps(self.request.optimizer),
-            world_size=distributed.get_world_size() if has_world else 1,
+            loader=loader_of(self.request.batches, self.batches, self.redrawn),
+            parameters=parameters_of(
+                self.model, optimizer, self.grads, self.passes[TRAINING].grad_norms
+            ),
+            optimizer=None if optimizer is None else type(optimizer).__name__,
+            optimizer_steps=steps_of(optimizer),
+            world_size=world_size(),
             replicas=len(self.request.replicas),
             leakage=self.leaks,
             seconds={**{run: done.seconds for run, done in self.passes.items()}, **self.seconds},
@@ -273,57 +263,6 @@ class Collector:
             return None
         return gap(self.passes[first].outputs, self.passes[second].outputs)
 
-    def _loader(self) -> Loader:
-        source = self.request.batches
-        total = length(source)
-        last = None
-        if isinstance(source, torch.utils.data.DataLoader) and source.batch_size is not None:
-            size = length(source.dataset)
-            rest = None if size is None else size % source.batch_size
-            last = None if size is None else source.batch_size
-            if rest and not source.drop_last:
-                last = rest
-        elif total == len(self.batches):
-            last = _size(self.batches[-1])
-        sizes = tuple(_size(batch) for batch in self.batches)
-        return Loader(len(self.batches), sizes, total, last, self.redrawn)
-
-    def _parameters(self) -> dict[str, ParameterEvidence]:
-        decay = _decays(self.request.optimizer)
-        norms = self.passes[TRAINING].grad_norms
-        return {
-            name: ParameterEvidence(
-                requires_grad=parameter.requires_grad,
-                norm=float(torch.linalg.vector_norm(parameter.detach().double())),
-                grad_norm=sum(norms[name]) / len(norms[name]) if name in norms else None,
-                weight_decay=decay.get(parameter),
-                has_grad=self.grads[name],
-            )
-            for name, parameter in self.model.named_parameters()
-        }
-
-
-class _Keywords(dict[str, Any]):
-    """Keyword arguments of an example."""
-
-
-class _Shown:
-    """Keeps a copy of what the model itself is first called with, inside the block."""
-
-    def __init__(self, model: nn.Module, collector: Collector) -> None:
-        self.model, self.collector = model, collector
-
-    def __enter__(self) -> None:
-        self.handle = self.model.register_forward_pre_hook(self._keep, with_kwargs=True)
-
-    def __exit__(self, *_: object) -> None:
-        self.handle.remove()
-
-    def _keep(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self.collector.example is None:
-            copies = pytree.tree_map(_detached, (args, kwargs))
-            self.collector.example = (copies[0], _Keywords(copies[1]))
-
 
 def check_request(request: Request) -> None:
     """Refuse options that have no valid value.
@@ -339,31 +278,3 @@ def check_request(request: Request) -> None:
 def collect(request: Request) -> Evidence:
     """Run the model and keep what was seen."""
     return Collector(request, layers_of(request.way.model)).collect()
-
-
-def _detached(leaf: Any) -> Any:
-    return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
-
-
-def _size(batch: Any) -> int:
-    return samples_of(batch) or 0
-
-
-def _name(optimizer: object | None) -> str | None:
-    return None if optimizer is None else type(optimizer).__name__
-
-
-def _steps(optimizer: torch.optim.Optimizer | None) -> int | None:
-    states = optimizer.state.values() if optimizer is not None else ()
-    steps = [int(state["step"]) for state in states if "step" in state]
-    return max(steps, default=None)
-
-
-def _decays(optimizer: torch.optim.Optimizer | None) -> dict[Tensor, float]:
-    if optimizer is None:
-        return {}
-    return {
-        parameter: float(group.get("weight_decay", 0.0))
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-    }

@@ -220,6 +220,7 @@ def _settings(evidence: Evidence) -> dict[str, str]:
         "loss": "given" if evidence.losses else "none: gradients were not measured",
         "optimizer": evidence.optimizer or "not given",
         "mode as found": "training" if evidence.training else "evaluation",
+        "seconds": ", ".join(f"{run} {value:.2g}" for run, value in evidence.seconds.items()),
     }
 
 

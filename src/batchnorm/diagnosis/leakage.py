@@ -41,7 +41,7 @@ def leakage(way: Way, batch: Any) -> float | None:
     if other is None or size is None:
         return None
     with torch.no_grad():
-        first, second = (kept(way.run(each)[0]) for each in (batch, other[0]))
+        first, second = (kept(way.output(each)) for each in (batch, other[0]))
     if first is None or second is None or len(first) != size or len(second) != size:
         return None
     found = gap([first[: other[1]]], [second[: other[1]]])

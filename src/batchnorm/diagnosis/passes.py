@@ -34,10 +34,17 @@ class Way:
     loss: Loss | None
 
     def run(self, batch: Any) -> tuple[Any, Tensor | None]:
-        """Run a copy of a batch: a model may work in place."""
-        fresh = moved(pytree.tree_map(_copy, batch), device_of(self.model))
+        """Run a copy of a batch, and compute its loss: a model may work in place."""
+        fresh = self._copied(batch)
         output = self.forward(self.model, fresh)
         return output, None if self.loss is None else _checked(self.loss(output, fresh))
+
+    def output(self, batch: Any) -> Any:
+        """Run a copy of a batch."""
+        return self.forward(self.model, self._copied(batch))
+
+    def _copied(self, batch: Any) -> Any:
+        return moved(pytree.tree_map(_copy, batch), device_of(self.model))
 
 
 @dataclasses.dataclass

@@ -57,7 +57,8 @@ def diagnose(
     Raises:
         OptionError: An option has no valid value, or the model does not take the batches.
         StatisticsError: There are no batches.
-        SurgeryError: The model has lazy modules that have had no input yet.
+        SurgeryError: The model has lazy modules that have had no input yet, or tensors without
+            numbers.
         BaseException: Whatever `forward`, `loss`, the model, `batches` or Ctrl-C raise. After any
             exception the model is as it was, bit for bit.
 
@@ -70,7 +71,7 @@ def diagnose(
 
     Source: Wu & Johnson 2021 (arXiv:2105.07576) for most of what can go wrong.
     """
-    _refuse_lazy(model)
+    _refuse_empty(model)
     start = time.perf_counter()
     with shown(progress, "diagnose") as show:
         given = None if example is None else tuple(example)
@@ -83,10 +84,14 @@ def diagnose(
     return diagnosis_of(evidence, time.perf_counter() - start)
 
 
-def _refuse_lazy(model: nn.Module) -> None:
+def _refuse_empty(model: nn.Module) -> None:
     lazy = [name or "(the model itself)" for name, m in model.named_modules() if is_lazy(m)]
     if lazy:
         raise SurgeryError(
             f"{lazy[-1]}: lazy, so the number of channels is not known yet. Run one batch through "
             f"the model first, then diagnose."
+        )
+    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+        raise SurgeryError(
+            "the model has tensors on the meta device, which hold no numbers; give them some first"
         )

@@ -38,7 +38,8 @@ class Finding:
 
     def __str__(self) -> str:
         head = f"{self.severity}: {self.where}: {self.what}"
-        return f"{head}\n    why: {self.why}\n    do: {self.remedy}"
+        remedy = self.remedy.replace("\n", "\n        ")
+        return f"{head}\n    why: {self.why}\n    do: {remedy}"
 
 
 def grouped(findings: Iterable[Finding]) -> list[tuple[Finding, ...]]:
