@@ -362,3 +362,5 @@ def test_only_a_relu_is_switched_off_by_its_bias():
     assert switched_off.switched_off(weight, bias, before_relu=True).tolist() == [False, True]
     assert switched_off.switched_off(weight, bias, before_relu=False).tolist() == [False, False]
     assert switched_off.switched_off(weight, None, before_relu=True).tolist() == [False, False]
+    small = torch.tensor([9e-4, -9e-4, 1.1e-3])
+    assert switched_off.switched_off(small, None, before_relu=False).tolist() == [True, True, False]
