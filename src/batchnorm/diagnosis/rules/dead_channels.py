@@ -10,7 +10,7 @@ from ..evidence import BATCH, Evidence, LayerEvidence
 
 SMALL = 1e-3
 """|γ| below which the output does not depend on the input, as in `quantities.switched_off`."""
-MANY = 0.25
+MANY = 0.2
 """Share of the channels from which on it is more than worth knowing."""
 RELUS = ("relu", "relu6", "threshold", "clamp_min")
 
