@@ -18,7 +18,6 @@ from ..nn.recomputation import is_recomputation
 from .snapshot import snapshot
 
 Values = dict[str, float]
-Call = Callable[[str, _BatchNorm, object], None]
 
 
 class Writer(Protocol):
@@ -91,32 +90,39 @@ class Monitor:
         self._waiting: dict[str, RemovableHandle] = {}
         self._step = 0
         self._clock = _clock(self._layers)
-        self._tick = self._hook(self._clock, self._count)
+        layer = self._layers[self._clock]
+        self._tick = layer.register_forward_pre_hook(self._count, with_kwargs=True)
 
-    def _hook(self, name: str, call: Call) -> RemovableHandle:
-        def hook(layer: _BatchNorm, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if not torch.compiler.is_compiling() and not is_recomputation():
-                call(name, layer, args[0] if args else kwargs.get("input"))
-
-        return self._layers[name].register_forward_pre_hook(hook, with_kwargs=True)
-
-    def _count(self, name: str, layer: _BatchNorm, x: object) -> None:
-        """See a forward of the clock."""
-        if not layer.training:
+    def _count(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """See a forward of the clock; most of the time this is all that a step costs."""
+        if not layer.training or torch.compiler.is_compiling() or is_recomputation():
             return
+        if self._waiting or self._found or self.forwards % self._every == 0:
+            self._begin(args, kwargs)
+        self.forwards += 1
+
+    def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """End a measurement that waits for layers that were not called; begin one that is due."""
         self.flush()
         if self.forwards % self._every == 0:
             self._step = self.forwards
-            others = [other for other in self._layers if other != name]
-            self._waiting = {other: self._hook(other, self._measure) for other in others}
-            self._measure(name, layer, x)
-        self.forwards += 1
+            others = [name for name in self._layers if name != self._clock]
+            self._waiting = {name: self._hook(name) for name in others}
+            self._measure(self._clock, args, kwargs)
 
-    def _measure(self, name: str, layer: _BatchNorm, x: object) -> None:
+    def _hook(self, name: str) -> RemovableHandle:
+        def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if not torch.compiler.is_compiling() and not is_recomputation():
+                self._measure(name, args, kwargs)
+
+        return self._layers[name].register_forward_pre_hook(hook, with_kwargs=True)
+
+    def _measure(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """See the one call that a layer is measured in."""
+        x = args[0] if args else kwargs.get("input")
         if isinstance(x, Tensor) and x.is_floating_point() and x.dim() > 1 and x.numel():
             with torch.no_grad():
-                self._found[name] = snapshot(layer, x)
+                self._found[name] = snapshot(self._layers[name], x)
         if name in self._waiting:
             self._waiting.pop(name).remove()
         if not self._waiting:
