@@ -39,7 +39,8 @@ def diagnose(
         batches: Batches of the data it is trained on, as the training loop gets them. The first
             `max_batches` are kept in memory.
         loss: Called as loss(output, batch), returns one number to be minimized; with it, gradients
-            are measured, too. The batch is on the device of the model.
+            are measured, too. The batch is on the device of the model. It is given outputs of
+            training and of evaluation mode.
         forward: Called as forward(model, batch), returns the output. By default a tensor is the
             input, so is the first element of a tuple or list, a dictionary holds keyword
             arguments, and any other object is the argument; tensors are moved to the model.
