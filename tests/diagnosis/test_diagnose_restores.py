@@ -287,6 +287,7 @@ def test_checkpoints(reentrant):
     assert layers["part.1"].error_rms > 0
     assert all(torch.equal(t, before[name]) for name, t in net.state_dict().items())
     assert all(p.grad is None for p in net.parameters())
+    assert list(net.first.bias._post_accumulate_grad_hooks.values()) == [_step]
 
 
 @pytest.fixture
