@@ -303,6 +303,16 @@ def test_dead_is_what_no_activation_lets_through(weight, bias, activation, expec
     assert [f.numbers["channels"] for f in found] == ([expected] if expected else [])
 
 
+@pytest.mark.parametrize(("weight", "dead"), [(1.0, 0), (-1.0, 6)])
+def test_the_sign_of_a_weight_turns_a_skewed_channel(weight, dead):
+    model = nn.Sequential(nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2))
+    nn.init.constant_(model[0].weight, weight)
+    nn.init.constant_(model[0].bias, -2.0)
+    skewed = [batch.exp() for batch in data()]  # no more than 1 below its mean, and 2 above
+    found = findings("dead_channels", seen(model, skewed))
+    assert sum(f.numbers["channels"] for f in found) == dead
+
+
 def test_few_dead_channels_and_a_new_branch_are_worth_knowing():
     few = seen(with_affine(1.0, [-9.0] * 2 + [0.0] * 10), data())
     assert severities("dead_channels", few) == [("1", "information")]
