@@ -94,7 +94,7 @@ def solve(normalize: Normalize, problem: Problem) -> Solution:
     return dict(zip(reference.Result._fields, (y.detach(), *grads, *running), strict=True))
 
 
-def our_way(kind: Kind) -> Normalize:
+def our_way(kind: Kind, **more: Any) -> Normalize:
     training, size = MODES[kind.mode]
 
     def normalize(*tensors: Tensor | None) -> Tensor:
@@ -111,6 +111,7 @@ def our_way(kind: Kind) -> Normalize:
             virtual_batch_size=size,
             renorm=LIMITS[kind.renorm],
             degenerate=kind.degenerate,
+            **more,
         )
 
     return normalize
@@ -179,8 +180,12 @@ def conditions(kind: Kind, problem: Problem) -> dict[str, Tensor]:
 
 def assert_parity(kind: Kind, problem: Problem) -> None:
     """Hold the implementation to the specification, at the tolerance that is derived."""
+    assert_close_to_exact(kind, problem, solve(our_way(kind), problem))
+
+
+def assert_close_to_exact(kind: Kind, problem: Problem, ours: Solution) -> None:
+    """Hold a solution to the specification, at the tolerance that is derived."""
     exact = solve_exactly(kind, problem)._asdict()
-    ours = solve(our_way(kind), problem)
     theirs = solve(torch_way(kind), problem) if kind.is_torchs else exact
     grown = conditions(kind, problem)
     for name, our in ours.items():

@@ -13,15 +13,15 @@ IDS = [str(path.relative_to(SOURCE)) for path in FILES]
 
 RANKS = [
     {"errors", "records", "shapes", "loading", "checks", "weights"},
+    {"report"},
     {"moments", "reference"},
     {"ops"},
     {"compose", "distributed"},
     {"functional"},
     {"nn"},
     {"surgery"},
-    {"diagnose"},
+    {"diagnosis"},
     {"bench", "study"},
-    {"report"},
     {"cli"},
     {"__init__", "__main__"},
 ]

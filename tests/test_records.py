@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from batchnorm import records
 from batchnorm.records import Change, Effect, from_json, to_json, write_text
 
 
@@ -84,7 +83,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
         real_write(self, data[:1], **kwargs)
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(records.Path, "write_text", half)
+    monkeypatch.setattr(Path, "write_text", half)
     with pytest.raises(OSError, match="No space left"):
         write_text(path, "new")
     monkeypatch.undo()

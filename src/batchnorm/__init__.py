@@ -10,6 +10,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from . import functional, study
+    from .diagnosis import Diagnosis, Monitor, diagnose
+    from .distributed import sync_debug
     from .moments import Moments
     from .nn import (
         BatchNorm1d,
@@ -23,18 +25,22 @@ if TYPE_CHECKING:
         no_update,
         recompute,
     )
-    from .surgery import fold, freeze, insert, recalibrate, unfreeze
+    from .surgery import convert, fold, freeze, insert, recalibrate, unfreeze
 
 _MODULE_BY_NAME = {
     "BatchNorm1d": ".nn",
     "BatchNorm2d": ".nn",
     "BatchNorm3d": ".nn",
+    "Diagnosis": ".diagnosis",
     "LazyBatchNorm1d": ".nn",
     "LazyBatchNorm2d": ".nn",
     "LazyBatchNorm3d": ".nn",
     "Moments": ".moments",
+    "Monitor": ".diagnosis",
     "Renorm": ".nn",
     "accumulate": ".nn",
+    "convert": ".surgery",
+    "diagnose": ".diagnosis",
     "fold": ".surgery",
     "freeze": ".surgery",
     "functional": ".functional",
@@ -43,6 +49,7 @@ _MODULE_BY_NAME = {
     "recalibrate": ".surgery",
     "recompute": ".nn",
     "study": ".study",
+    "sync_debug": ".distributed",
     "unfreeze": ".surgery",
 }
 
@@ -50,12 +57,16 @@ __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
+    "Diagnosis",
     "LazyBatchNorm1d",
     "LazyBatchNorm2d",
     "LazyBatchNorm3d",
     "Moments",
+    "Monitor",
     "Renorm",
     "accumulate",
+    "convert",
+    "diagnose",
     "fold",
     "freeze",
     "functional",
@@ -64,6 +75,7 @@ __all__ = [
     "recalibrate",
     "recompute",
     "study",
+    "sync_debug",
     "unfreeze",
 ]
 

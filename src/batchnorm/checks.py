@@ -103,10 +103,13 @@ def check_mask(x: Tensor, mask: Tensor | None) -> None:
         )
 
 
-def check_sample_weight(x: Tensor, mask: Tensor | None, sample_weight: Tensor | None) -> None:
+def check_sample_weight(
+    x: Tensor, mask: Tensor | None, sample_weight: Tensor | None, alone: bool = True
+) -> None:
     """Refuse weights that are not floating of shape (N,) or (N, *S), or no weights at all.
 
-    The values are looked at where nobody has to wait for them, see `can_read`.
+    The values are looked at where nobody has to wait for them, see `can_read`. That all are 0 is
+    left to the caller where this is not the whole batch: not `alone`.
 
     Raises:
         ShapeError: Another shape.
@@ -136,11 +139,16 @@ def check_sample_weight(x: Tensor, mask: Tensor | None, sample_weight: Tensor | 
             f"expected sample_weight to be finite and not negative, "
             f"found values from {low:g} to {high:g}"
         )
-    if high == 0:
-        raise StatisticsError(
-            "expected a positive sample_weight somewhere, found 0 everywhere; "
-            "leave such a batch out, or mask its positions"
-        )
+    if high == 0 and alone:
+        raise no_weight()
+
+
+def no_weight() -> StatisticsError:
+    """Make the error of a batch whose weights are all 0."""
+    return StatisticsError(
+        "expected a positive sample_weight somewhere, found 0 everywhere; "
+        "leave such a batch out, or mask its positions"
+    )
 
 
 def _check_positions(x: Tensor, name: str, tensor: Tensor) -> None:

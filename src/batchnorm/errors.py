@@ -5,6 +5,7 @@ BatchNormError
 ├── DtypeError(TypeError)         a tensor holds the wrong kind of values
 ├── StatisticsError(ValueError)   there are no statistics to compute or to use
 ├── OptionError(ValueError)       an option has a value that is not one of the known ones
+├── SyncError(RuntimeError)       replicas do not do the same, or one of them is gone
 ├── SurgeryError(ValueError)      a model cannot be changed the way that was asked for
 └── CommandError                  a command cannot go on; carries the exit code
     ├── UsageError                exit code 2: what the user gave is wrong
@@ -33,6 +34,10 @@ class StatisticsError(BatchNormError, ValueError):
 
 class OptionError(BatchNormError, ValueError):
     """An option has a value that is not one of the known ones."""
+
+
+class SyncError(BatchNormError, RuntimeError):
+    """Replicas do not do the same, or one of them is gone."""
 
 
 class SurgeryError(BatchNormError, ValueError):

@@ -1,10 +1,12 @@
 """`batch_norm()`, and the arithmetic of running statistics."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from . import compose
-from .errors import StatisticsError
+from . import compose, distributed
+from .errors import BatchNormError, StatisticsError
 from .moments import Estimate
 from .ops import activation as activations
 from .ops.affine import Affine
@@ -27,6 +29,7 @@ def batch_norm(
     virtual_batch_size: int | None = None,
     renorm: tuple[float, float] | None = None,
     degenerate: str = "raise",
+    sync: distributed.Sync = False,
 ) -> Tensor:
     """Normalize every channel, as `torch.nn.functional.batch_norm`; arguments likewise.
 
@@ -63,6 +66,9 @@ def batch_norm(
             normalize by the "running" statistics, which then stay as they are. Values of `mask`
             and `sample_weight` are looked at only on the CPU and outside compiled graphs; what
             "raise" does not see becomes bias.
+        sync: In training, take the statistics of the batches of all replicas together: True for
+            all processes, or a `torch.distributed.ProcessGroup`. All of them must call this, also
+            with an empty batch. Without a process group it does nothing.
 
     Returns:
         A tensor like `input`.
@@ -73,6 +79,7 @@ def batch_norm(
         StatisticsError: One value per channel in training; no running statistics where they are
             needed; weights that are negative, not finite or all 0.
         OptionError: An option has no valid value.
+        SyncError: Another replica has refused its batch, or cannot be reached.
         DtypeError: `input`, `residual` or `sample_weight` is not floating, or `mask` not bool.
 
     Example:
@@ -92,10 +99,27 @@ def batch_norm(
     if not training:
         return compose.evaluate(input, running, after, eps, mask)
     options = compose.options(eps, running, virtual_batch_size, renorm, degenerate)
-    y, batch = compose.train(input, after, options, running, mask, sample_weight)
+    others = distributed.replicas(distributed.check_sync(sync), _SITE)
+    if others is None:
+        y, batch = compose.train(input, after, options, running, mask, sample_weight)
+    else:
+        y, batch = _together(others, input, after, options, running, mask, sample_weight)
     if running is not None and batch is not None:
         update_running_(*running, batch, momentum)
     return y
+
+
+def _together(
+    others: distributed.Call, input: Tensor, after: Affine, options: compose.Options, *given: Any
+) -> tuple[Tensor, Estimate | None]:
+    try:
+        return compose.train_together(input, after, options, others, *given)
+    except BatchNormError:
+        others.refuse(input.shape[1] if input.dim() > 1 else 1, input)
+        raise
+
+
+_SITE = distributed.Site("functional.batch_norm")
 
 
 def update_running_(

@@ -252,6 +252,16 @@ def center(x: Tensor, share: Tensor | None = None) -> tuple[Tensor, Tensor, Tens
 
     Source: Chan, Golub & LeVeque 1983, section 3, for the shift.
     """
+    centered, mean, var, shift = center_shifted(x, share)
+    return centered, mean + shift, var
+
+
+def center_shifted(x: Tensor, share: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Do as `center`; the mean is in two parts, of which their sum would lose digits.
+
+    Returns:
+        x − mean; the mean of x − shift, (C,); the variance; the shift, which is a constant.
+    """
     counted = None if share is None else share > 0
     shift = shapes.typical_values(x.detach(), counted).to(statistics_dtype(x))
     shifted = x - shapes.as_channels(shift, x.dim())
@@ -259,7 +269,7 @@ def center(x: Tensor, share: Tensor | None = None) -> tuple[Tensor, Tensor, Tens
     if share is None:
         mean = shifted.mean(dims, keepdim=True)
         centered = shifted - mean
-        return centered, mean.view(-1) + shift, centered.square().mean(dims)
+        return centered, mean.view(-1), centered.square().mean(dims), shift
     mean = (shifted * share).sum(dims, keepdim=True)
     centered = shifted - mean
-    return centered, mean.view(-1) + shift, (centered.square() * share).sum(dims)
+    return centered, mean.view(-1), (centered.square() * share).sum(dims), shift

@@ -45,9 +45,16 @@ def test_other_cases_say_why_the_compiled_kernels_do_not_serve(capsys):
 def test_missing_kernels_are_explained():
     found = json.loads(without_library("--json"))
     assert found["compiled kernels"].startswith("none: ")
-    assert "/nowhere/lib.so" in found["compiled kernels"]
-    assert "make native" in found["compiled kernels"]
+    said = "names /nowhere/lib.so, and there is no such file. Unset it"
+    assert said in found["compiled kernels"]
+    assert "make native" not in found["compiled kernels"]
     assert found["float32 on the CPU"] == "PyTorch's kernels; the compiled kernels are missing"
+
+
+def test_kernels_that_were_not_built_say_how_to_build_them(capsys, monkeypatch):
+    monkeypatch.setattr(native, "library", lambda: None)
+    monkeypatch.setattr(native, "reason", lambda: "it was not built")
+    assert "it was not built. With a C++ compiler" in facts(capsys)["compiled kernels"]
 
 
 def test_the_table_says_the_same_as_the_json(capsys):

@@ -52,6 +52,18 @@ FEATURES = (
             )
         },
     ),
+    Feature(
+        "sync",
+        OPTIONS,
+        "`sync=True`, beside a replica without values",
+        options={"sync": True},
+        patch=ways.take_empty_replica,
+        apart={
+            "vmap": Refused(
+                RuntimeError, "vmap", "replicas would have to agree on the size of an ensemble"
+            )
+        },
+    ),
     Feature("frozen", OPTIONS, "weight and bias need no gradient", constant=("weight", "bias")),
     Feature("resid", INPUTS, "a `residual`", fill=steps.give_residuals),
     Feature(

@@ -14,6 +14,7 @@ from torch.func import functional_call, vmap
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 import batchnorm as bn
+from batchnorm import distributed
 from batchnorm.ops import composite, dispatch, native, normalize
 from batchnorm.ops import recompute as outputs
 
@@ -149,6 +150,25 @@ def take_large_route(monkeypatch: Any) -> None:
 def take_composite_kernels(monkeypatch: Any) -> None:
     take_no_library(monkeypatch)
     monkeypatch.setattr(dispatch, "kernels", lambda x: composite)
+
+
+class EmptyReplica:
+    """Beside this replica there is one that has no values."""
+
+    size, rank = 2, 0
+
+    def gather(self, row: Tensor) -> Tensor:
+        return torch.stack([row, torch.zeros_like(row)])
+
+    def total(self, sums: Tensor) -> Tensor:
+        return sums.clone()
+
+    def refuse(self, channels: int, like: Tensor) -> None:
+        pass
+
+
+def take_empty_replica(monkeypatch: Any) -> None:
+    monkeypatch.setattr(distributed, "replicas", lambda *_: EmptyReplica())
 
 
 def recompute_all(monkeypatch: Any) -> None:

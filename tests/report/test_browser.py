@@ -2,9 +2,9 @@ import os
 
 import pytest
 
-from batchnorm.report import write, write_bench
+from batchnorm.report import write, write_bench, write_diagnosis
 
-from . import sample, sample_bench
+from . import sample, sample_bench, sample_diagnosis
 from .browser import BROWSER, DRIVER, browser
 
 pytestmark = [
@@ -76,11 +76,15 @@ def reports(tmp_path_factory):
     for build in (sample_bench.bench, sample_bench.stopped, sample_bench.nothing):
         paths[build.__name__] = folder / f"{build.__name__}.html"
         write_bench(build(), paths[build.__name__])
+    for name in ("diagnosis", "without_layers", "large", "odd"):
+        paths[name] = folder / f"{name}.html"
+        write_diagnosis(getattr(sample_diagnosis, name)(), paths[name])
     return paths
 
 
 @pytest.mark.parametrize(
-    "name", ["study", "one_cell", "empty", "hostile", "bench", "stopped", "nothing"]
+    "name",
+    ["study", "one_cell", "empty", "hostile", "bench", "stopped", "nothing", "diagnosis", "odd"],
 )
 def test_charts_are_drawn_and_nothing_complains(window, reports, name):
     window.open(reports[name])
@@ -104,14 +108,14 @@ def test_banners_leave_the_verdicts_on_the_first_screen(window, reports):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["study", "one_cell", "empty", "bench", "stopped"])
+@pytest.mark.parametrize("name", ["study", "one_cell", "empty", "bench", "stopped", "diagnosis"])
 def test_all_text_is_legible_in_both_schemes(window, reports, name, scheme):
     window.open(reports[name], scheme=scheme)
     window.run("document.querySelectorAll('details').forEach((d) => (d.open = true))")
     found = window.run(PALE)
     assert found["pale"] == []
-    assert found["texts"] > 100
-    assert found["inCharts"] > {"empty": -1, "stopped": 40}.get(name, 100)
+    assert found["texts"] > {"diagnosis": 60}.get(name, 100)
+    assert found["inCharts"] > {"empty": -1, "stopped": 40, "diagnosis": 8}.get(name, 100)
 
 
 def test_charts_follow_the_scheme_while_the_page_is_open(window, reports):
@@ -120,12 +124,14 @@ def test_charts_follow_the_scheme_while_the_page_is_open(window, reports):
     assert window.run(PALE)["pale"] == []
 
 
-@pytest.mark.parametrize("name", ["study", "hostile", "empty", "bench"])
+@pytest.mark.parametrize(
+    "name", ["study", "hostile", "empty", "bench", "diagnosis", "without_layers", "large"]
+)
 @pytest.mark.parametrize("width", [380, 820, 1440])
 def test_page_never_scrolls_sideways(window, reports, name, width):
     window.open(reports[name], width, 800)
     assert window.run("return document.documentElement.scrollWidth") <= width
-    if width == 380 and name != "bench":
+    if width == 380 and name in ("study", "hostile", "empty"):
         assert len({round(card["top"]) for card in window.run(CARDS)}) == 5
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 
-def _built(name, **options):
+def built(name, **options):
     """Build a model for images by its name in `transformers`; nothing is downloaded."""
     transformers = pytest.importorskip("transformers")
     config = getattr(transformers, f"{name}Config")(**options, num_labels=5)
@@ -12,25 +12,25 @@ def _built(name, **options):
 
 
 def resnet():
-    return _built("ResNet", embedding_size=8, hidden_sizes=[16, 32], depths=[2, 2])
+    return built("ResNet", embedding_size=8, hidden_sizes=[16, 32], depths=[2, 2])
 
 
 def regnet():
-    return _built("RegNet", embedding_size=8, hidden_sizes=[16, 32], depths=[1, 2], groups_width=8)
+    return built("RegNet", embedding_size=8, hidden_sizes=[16, 32], depths=[1, 2], groups_width=8)
 
 
 def mobilenet_v2():
-    return _built("MobileNetV2", depth_multiplier=0.35, image_size=64)
+    return built("MobileNetV2", depth_multiplier=0.35, image_size=64)
 
 
 def efficientnet():
-    return _built(
+    return built(
         "EfficientNet", image_size=64, width_coefficient=0.5, depth_coefficient=0.5, hidden_dim=640
     )
 
 
 def levit():
-    return _built(
+    return built(
         "Levit",
         image_size=64,
         hidden_sizes=[32, 48, 64],

@@ -88,6 +88,21 @@ def shuffled_pixels():
     return nn.Sequential(nn.Conv2d(3, 16, 1), nn.PixelShuffle(2), nn.BatchNorm2d(4))
 
 
+def grouped_mean():
+    """Each channel is spread over two, and their mean is that channel again."""
+
+    def forward(m, x):
+        return m.norm(m.conv(x).unsqueeze(1).repeat(1, 2, 1, 1, 1).mean(1))
+
+    return Net(forward, conv=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4))
+
+
+def pooled_by_mean():
+    return Net(
+        lambda m, x: m.fc(m.norm(x).mean((2, 3))), norm=nn.BatchNorm2d(3), fc=nn.Linear(3, 5)
+    )
+
+
 def same_pair_twice():
     return Net(
         lambda m, x: m.norm(m.conv(m.norm(m.conv(x)).relu())),
@@ -206,6 +221,37 @@ FOLDED = {
     "linear, transposed": (features_second, images(2, 4, 5)),
     "channels shuffled": (channel_shuffle, images(2, 3, 6, 6)),
     "pixels shuffled": (shuffled_pixels, images(2, 3, 6, 6)),
+    "a mean over groups of equal channels": (grouped_mean, images(2, 3, 6, 6)),
+    "norm, global pooling, linear": (
+        lambda: nn.Sequential(
+            nn.BatchNorm2d(3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 5)
+        ),
+        images(2, 3, 4, 6),
+    ),
+    "norm, mean, linear": (pooled_by_mean, images(2, 3, 4, 6)),
+    "conv, pooling, norm": (
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.AvgPool2d(2), nn.BatchNorm2d(4)),
+        images(2, 3, 8, 8),
+    ),
+    "conv, pooling with a border that does not count, norm": (
+        lambda: nn.Sequential(
+            nn.Conv1d(3, 4, 3),
+            nn.Upsample(scale_factor=3, mode="linear"),
+            nn.AvgPool1d(3, padding=1, count_include_pad=False),
+            nn.BatchNorm1d(4),
+        ),
+        images(2, 3, 8),
+    ),
+    "conv, larger, norm": (
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.Upsample(scale_factor=2, mode="bilinear"), nn.BatchNorm2d(4)
+        ),
+        images(2, 3, 6, 6),
+    ),
+    "conv with a forward of its own, and none yet": (
+        lambda: nn.Sequential(OwnForward(3, 4, 3, bias=False), nn.BatchNorm2d(4)),
+        images(2, 3, 6, 6),
+    ),
     "conv with a forward of its own, and a bias": (
         lambda: nn.Sequential(OwnForward(3, 4, 3), nn.BatchNorm2d(4)),
         images(2, 3, 6, 6),
@@ -250,3 +296,12 @@ def test_the_model_given_stays_as_it_was(case):
     assert bn.fold(model, x, dry_run=True) == changes
     own = {p.data_ptr() for p in model.parameters()}
     assert own.isdisjoint(p.data_ptr() for p in folded.parameters())
+
+
+@pytest.mark.parametrize("case", FOLDED)
+def test_names_and_shapes_do_not_depend_on_values(case):
+    """What one folded network has saved, a fresh one that was folded must load."""
+    make, x = FOLDED[case]
+    trained, fresh = bn.fold(randomized(make()), x).model, bn.fold(make(), x).model
+    fresh.load_state_dict(trained.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(run(fresh, x), run(trained, x), strict=True))

@@ -1,6 +1,7 @@
 """`fold` on what `torch.export` gives and saves."""
 
 import io
+import warnings
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import batchnorm as bn
 
 from .nets import Net, distance, norms, randomized, reference, run
 from .test_fold import FOLDED, images
+from .test_fold_frozen import Frozen
 
 CASES = ["conv2d", "grouped conv", "linear", "conv_transpose2d in groups", "norm, flatten, linear"]
 
@@ -22,6 +24,12 @@ def exported(model, x, save=True):
         file.seek(0)
         program = torch.export.load(file)
     return program.module()
+
+
+def decomposed(model, x):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of a class of torch's own
+        return torch.export.export(model.eval(), (x,)).run_decompositions().module()
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -39,6 +47,33 @@ def test_folds_a_saved_program(case):
         again = torch.export.export(folded, (x,)).module()
         assert torch.equal(again(x), folded(x))
     assert "batch_norm" not in again.code
+
+
+@pytest.mark.parametrize(
+    "case", [*CASES, "conv1d", "conv3d", "conv_transpose1d", "norm, two heads"]
+)
+def test_folds_a_decomposed_program(case):
+    make, x = FOLDED[case]
+    torch.manual_seed(0)
+    model = randomized(make())
+    program = decomposed(model, x)
+    folded, changes = bn.fold(program, x)
+    assert [c.action[:9] for c in changes] == ["fold into"] and not norms(folded)
+    assert distance(run(folded, x), reference(model, x)) < 3e-6
+    assert "batch_norm" not in folded.code
+
+
+def test_what_guards_the_inputs_of_a_program_stays():
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval(), images(2, 3, 6, 6)
+    folded, _ = bn.fold(decomposed(model, x), x)
+    with pytest.raises(AssertionError, match="Guard failed"):
+        folded(images(2, 3, 6, 7))
+
+
+def test_what_export_has_written_as_arithmetic_is_named():
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 3), Frozen(4)).eval(), images(2, 3, 6, 6)
+    _, changes = bn.fold(exported(model, x), x)
+    assert "fold the network, then export it" in str(changes)
 
 
 def test_our_layer_exports_to_what_folds():

@@ -408,3 +408,12 @@ def test_an_averaged_model_of_a_frozen_one_is_frozen(cls):
     average.update_parameters(model)
     average.train()(torch.randn(8, 3))
     assert torch.equal(average.module[1].running_mean, model[1].running_mean)
+
+
+def test_freezing_again_lets_all_go_that_was_frozen_before():
+    layer = bn.BatchNorm1d(2)
+    bn.freeze(layer)
+    layer.bias.requires_grad_(True)  # by hand
+    bn.freeze(layer)
+    bn.unfreeze(layer)
+    assert layer.weight.requires_grad and layer.bias.requires_grad

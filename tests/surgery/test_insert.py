@@ -97,9 +97,13 @@ def test_insert_at_input_takes_dimension_from_the_example(shape, first, cls):
     assert type(new[0]) is cls and new[0].num_features == 3
 
 
-def test_insert_at_input_wraps_any_model():
-    rnn = nn.Sequential(nn.RNN(3, 4, batch_first=True))
-    assert names(bn.insert(rnn, torch.randn(2, 3, 3), where="input")) == ["input_norm", "0"]
+def test_insert_at_input_goes_in_front_of_a_wrapped_model():
+    class Shifted(nn.Module):
+        def forward(self, x):
+            return x + x.square()
+
+    model = nn.Sequential(Shifted())
+    assert names(bn.insert(model, torch.randn(2, 3, 3), where="input")) == ["input_norm", "0"]
 
 
 def test_insert_crosses_nested_sequentials_and_passive_modules():
@@ -193,7 +197,7 @@ def test_insert_passes_options_to_the_layers():
     assert (new[1].momentum, new[1].eps, new[1].virtual_batch_size) == (0.3, 1e-3, 16)
 
 
-def test_insert_watches_modules_of_unknown_class():
+def test_insert_sees_modules_of_unknown_class():
     class Standardize(nn.Module):
         def __init__(self):
             super().__init__()

@@ -164,3 +164,85 @@ def test_insert_leaves_a_parametrized_bias_uncomputed_and_says_so():
     assert counting.calls == calls
     assert new[0].bias is not None
     assert "0: keep bias (it is computed by a parametrization" in str(changes)
+
+
+class Stepwise(nn.Sequential):
+    """With a forward of its own, so that its layers hold their normalizations themselves."""
+
+    def forward(self, x):
+        for module in self:
+            x = module(x)
+        return x
+
+
+def stepwise(model):
+    model[2] = Stepwise(*model[2])
+    return Stepwise(*model)
+
+
+def check_held_hooks(model, new):
+    x, scale = torch.randn(4, 3), (1 + 1e-5) ** -0.5
+    hidden = (scale * (2 * x) @ model[0].weight.T).relu() + 1
+    hidden = (scale * hidden @ model[2][0].weight.T).tanh()
+    torch.testing.assert_close(new.eval()(x), model[3](hidden))
+    assert len(new[0]._forward_pre_hooks) == 1
+
+
+def check_held_state(model, new):
+    kept = [name for name in new.state_dict() if ".norm." not in name]
+    assert kept == [n for n in model.state_dict() if n not in ("0.bias", "2.0.bias")]
+    assert [n for n, _ in new.named_modules() if not n.endswith("norm")] == [
+        n for n, _ in model.named_modules()
+    ]
+    assert isinstance(new[0], nn.Linear) and isinstance(new, Stepwise)
+    modes = {name: module.training for name, module in new.named_modules()}
+    assert all(modes[name] is module.training for name, module in model.named_modules())
+    assert modes["0.norm"] is modes["0"] and modes["2.0.norm"] is modes["2.0"]
+    norm, weight = new.get_submodule("2.0.norm"), model[2][0].weight
+    assert {(t.dtype, t.device) for t in norm.parameters()} == {(weight.dtype, weight.device)}
+    assert new[0].weight.requires_grad is model[0].weight.requires_grad
+
+
+def check_held_parametrizations(model, new):
+    assert nn.utils.parametrize.is_parametrized(new[0], "weight")
+    assert {k for k in new.state_dict() if ".norm." not in k} == {
+        k for k in model.state_dict() if k not in ("0.bias", "2.0.bias")
+    }
+    x, scale = torch.randn(4, 3), (1 + 1e-5) ** -0.5
+    new, model = new.eval(), model.eval()
+    hidden = (scale * x @ model[0].weight.T).relu()
+    hidden = (scale * hidden @ model[2][0].weight.T).tanh()
+    torch.testing.assert_close(new(x), model[3](hidden))
+
+
+def check_held_sharing(model, new):
+    assert new[0] is new[4] and new[1] is new[3] and new[2].weight is new[0].weight
+    assert [n for n, _ in new.named_modules() if n.endswith("norm")] == ["2.norm"]
+    assert new[0].bias is not None and new[2].bias is None
+
+
+HELD = {
+    "names": (net, check_held_state),
+    "training": (half_in_eval, check_held_state),
+    "dtype-float64": (lambda: net(dtype=torch.float64), check_held_state),
+    "dtype-bfloat16": (lambda: net(dtype=torch.bfloat16), check_held_state),
+    "device": (lambda: net(device="meta"), check_held_state),
+    "requires_grad": (frozen, check_held_state),
+    "hooks": (hooked, check_held_hooks),
+    "parametrizations": (parametrized, check_held_parametrizations),
+}
+
+
+@pytest.mark.parametrize(("make", "check"), HELD.values(), ids=HELD.keys())
+def test_insert_preserves_where_layers_hold_it(make, check):
+    model = stepwise(make())
+    before = [type(module) for module in model.modules()]
+    like = next(model.parameters())
+    new = bn.insert(model, torch.zeros(4, 3, dtype=like.dtype, device=like.device))
+    check(model, new)
+    assert [type(module) for module in model.modules()] == before
+
+
+def test_insert_preserves_sharing_where_layers_hold_it():
+    model = Stepwise(*shared())
+    check_held_sharing(model, bn.insert(model, torch.zeros(4, 3)))

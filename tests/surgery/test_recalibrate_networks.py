@@ -78,13 +78,12 @@ def randomize(model):
     return model
 
 
-def brute_force(model, batches, by_batch):
-    """Statistics of all inputs of each layer, the whole network in float64."""
-    model = copy.deepcopy(model).eval().double()
+def brute_force(model, batches, by_batch, dtype=torch.float64):
+    """All inputs of each layer, the whole network in one dtype."""
+    model = copy.deepcopy(model).eval().to(dtype)
     seen = {}
     for name, module in model.named_modules():
         if is_norm(module):
-            module.double()
             module.momentum, module.training = 0.0, by_batch
             values = seen.setdefault(name, [])
             module.register_forward_pre_hook(
@@ -92,7 +91,7 @@ def brute_force(model, batches, by_batch):
             )
     with torch.no_grad():
         for batch in batches:
-            model(batch.double())
+            model(batch.to(dtype))
     return {name: torch.cat(values, 1) for name, values in seen.items()}
 
 

@@ -56,6 +56,7 @@ def model():
         nn.Linear(4, 2),
     )
     made(torch.randn(8, 3)).sum().backward()
+    del made[0].made  # so that a pass makes it anew
     made[3].momentum = 0.3
     bn.freeze(made[4])
     made[5].eval()

@@ -130,15 +130,23 @@ def test_another_name_for_the_memory_reads_it():
         lambda m, x: m.fc(x) if x.sum() > 0 else x,
         lambda m, x: m.fc(x) * x.max().item(),
         lambda m, x: m.fc(x) if torch.equal(x, x + 1) else x,
+        lambda m, x: m.fc(x) if torch.tensor(x.tolist()).sum() > 0 else x,
+        lambda m, x: m.fc(x) if torch.tensor(x.numpy()).sum() > 0 else x,
+        lambda m, x: m.fc(x) if torch.from_numpy(x.numpy()).sum() > 0 else x,
     ],
-    ids=["bool", "item", "equal"],
+    ids=["bool", "item", "equal", "list", "array", "memory"],
 )
 def test_decisions_by_values_are_noticed(forward):
     assert len(seen(forward).decisions) == 1
 
 
-def test_decisions_by_constants_are_none():
-    graph = seen(lambda m, x: m.fc(x) if torch.ones(2).sum() > 1 else x)
+@pytest.mark.parametrize(
+    "constant",
+    [lambda x: torch.ones(2), lambda x: torch.tensor([2.0, 3.0]), lambda x: torch.tensor(x.shape)],
+    ids=["made", "numbers", "shape"],
+)
+def test_decisions_by_constants_are_none(constant):
+    graph = seen(lambda m, x: m.fc(x) if constant(x).sum() > 1 else x)
     assert graph.decisions == []
 
 

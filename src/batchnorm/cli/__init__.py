@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import typer
 
 from ..errors import CommandError
-from . import bench, env, recalibrate, report, study
+from . import bench, diagnose, env, fold, recalibrate, report, study
 
 app = typer.Typer(
     name="batchnorm",
@@ -16,7 +16,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("study", cls=study.Command)(study.command)
+app.command("diagnose")(diagnose.command)
 app.command("recalibrate")(recalibrate.command)
+app.command("fold")(fold.command)
 app.command("bench")(bench.command)
 app.command("report")(report.command)
 app.command("env")(env.command)
@@ -29,7 +31,8 @@ def run(arguments: Sequence[str]) -> int:
         arguments: Without the program's name.
 
     Returns:
-        The exit code: 0 fine, 2 wrong usage, 3 something not installed, 130 stopped by Ctrl-C.
+        The exit code: 0 fine, 1 a finding or a failed check, 2 wrong usage, 3 something not
+        installed, 130 stopped by Ctrl-C.
     """
     try:
         app(args=list(arguments), prog_name="batchnorm")

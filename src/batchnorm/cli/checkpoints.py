@@ -66,9 +66,23 @@ def write(state: Mapping[str, "Tensor"], path: Path, option: str) -> None:
     if path.suffix == SAFE:
         save = _safetensors().save_file
         state = {name: tensor.contiguous() for name, tensor in state.items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    replace(path, option, lambda temporary: save(state, str(temporary)))
+
+
+def replace(path: Path, option: str, save: Callable[[Path], object]) -> None:
+    """Write a file under a temporary name, then rename it: nobody ever sees half of it.
+
+    Args:
+        path: The file.
+        option: The option it came from, for messages: "--out".
+        save: Writes a file; the name that it is given ends as that of the file does.
+
+    Raises:
+        UsageError: The file cannot be written.
+    """
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
-        save(state, str(temporary))
+        save(temporary)
         temporary.replace(path)
     except (OSError, RuntimeError) as error:  # RuntimeError: how torch says that a disk is full
         raise UsageError(f"{option} {str(path)!r} cannot be written: {error}") from error

@@ -51,6 +51,8 @@ def _compiled() -> str:
     from ..ops import native
 
     library = native.library()
+    if library is None and native.VARIABLE in (native.reason() or ""):
+        return f"none: {native.reason()}. Unset it, and the installed ones are used"
     if library is None:
         return (
             f"none: {native.reason()}. With a C++ compiler (g++ or clang++), install again with "

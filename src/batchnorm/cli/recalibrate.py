@@ -8,7 +8,7 @@ import typer
 
 from ..errors import BatchNormError, CommandError, UsageError
 from ..loading import load
-from . import checkpoints
+from . import checkpoints, models
 from .stopping import STOPPED, terminated_like_ctrl_c
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def command(
     state = checkpoints.read(weights, "--weights")
     try:
         with terminated_like_ctrl_c():
-            net = _made(make, model, state, weights)
+            net = models.made(make, model, state, weights)
             result = _recalibrated(net, batches, data, run, passes or None, tolerance)
             _update(state, net, result)
             checkpoints.write(state, out, "--out")
@@ -72,32 +72,6 @@ def command(
     from ..records import to_json
 
     typer.echo(to_json(result) if json else f"{result}\nwritten: {out}")
-
-
-def _made(
-    make: Callable[..., Any], spec: str, state: dict[str, "Tensor"], weights: Path
-) -> "nn.Module":
-    from torch import nn
-
-    made = _called(make, f"--model {spec!r}")
-    if not isinstance(made, nn.Module):
-        raise UsageError(
-            f"--model {spec!r}: expected a torch.nn.Module, found {type(made).__name__}"
-        )
-    try:
-        made.load_state_dict(state)
-    except RuntimeError as error:
-        raise UsageError(
-            f"--weights {str(weights)!r} does not fit --model {spec!r}: {error}"
-        ) from error
-    return made
-
-
-def _called(function: Callable[..., Any], where: str) -> Any:
-    try:
-        return function()
-    except Exception as error:
-        raise UsageError(f"{where}: raised {type(error).__name__}: {error}") from error
 
 
 def _recalibrated(
@@ -110,12 +84,7 @@ def _recalibrated(
 ) -> "Recalibration":
     from ..surgery import recalibrate
 
-    batches = _called(data, f"--data {spec!r}")
-    if not hasattr(batches, "__iter__") or hasattr(batches, "dim"):
-        raise UsageError(
-            f"--data {spec!r}: expected batches, such as a list or a DataLoader, found "
-            f"{type(batches).__name__}"
-        )
+    batches = models.batches_of(data, spec)
     try:
         result = recalibrate(net, batches, forward, passes=passes, tolerance=tolerance)
     except BatchNormError as error:

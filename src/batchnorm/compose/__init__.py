@@ -7,6 +7,7 @@ weights; renormalization is another scale and shift. None of them is a second no
 
 from .evaluate import evaluate
 from .options import Correct, Limits, Options, Pair, options
+from .together import train_together
 from .train import train
 
-__all__ = ["Correct", "Limits", "Options", "Pair", "evaluate", "options", "train"]
+__all__ = ["Correct", "Limits", "Options", "Pair", "evaluate", "options", "train", "train_together"]

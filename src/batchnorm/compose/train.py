@@ -39,7 +39,7 @@ def train(
     batch = Batch.of(x, after, mask, sample_weight)
     y, estimate = _by_batch(batch, options)
     if estimate.finite is False and x.dtype is not torch.float64:
-        y, estimate = _mended((y, estimate), _by_batch(batch.double(), options))
+        y, estimate = mended((y, estimate), _by_batch(batch.double(), options))
     return zeroed(y, batch.drop), estimate
 
 
@@ -69,7 +69,7 @@ def _whole(batch: Batch, options: Options) -> tuple[Tensor, Estimate]:
     if options.correct is not None:
         after = corrected(after, options.correct(*normalize.stats(x)))
     y, mean, var = normalize.by_batch(x, after, options.eps)
-    return y, Estimate(mean, var, count, count, _finite(mean, var))
+    return y, Estimate(mean, var, count, count, is_finite(mean, var))
 
 
 def _weighted(batch: Batch, weights: Tensor, options: Options) -> tuple[Tensor, Estimate]:
@@ -130,10 +130,10 @@ def _estimate(x: Tensor, weights: Tensor | None) -> Estimate:
     mean, var = normalize.stats(x)
     count = shapes.count_per_channel(x.shape)
     var = var * (count / (count - 1))
-    return Estimate(mean, var, count, count, _finite(mean, var))
+    return Estimate(mean, var, count, count, is_finite(mean, var))
 
 
-def _finite(mean: Tensor, var: Tensor) -> bool | None:
+def is_finite(mean: Tensor, var: Tensor) -> bool | None:
     """Whether all are finite: a product with something that is not, and a sum with that, is not.
 
     None where to look would mean to wait. A false alarm, by overflow, costs time only.
@@ -147,7 +147,7 @@ def _looked_at(estimate: Estimate) -> Estimate:
     return estimate._replace(finite=not bool(_lost(estimate).any()))
 
 
-def _mended(
+def mended(
     result: tuple[Tensor, Estimate], in_double: tuple[Tensor, Estimate]
 ) -> tuple[Tensor, Estimate]:
     """Take what float64 makes of squares beyond the range of float32, as are those of 1e30."""

@@ -5,11 +5,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .. import checks, compose, shapes
+from .. import checks, compose, distributed, shapes
 from ..errors import BatchNormError, OptionError, ShapeError
 from ..ops import activation as activations
 from ..ops import cpu, dispatch, fused
 from ..ops.affine import Affine
+from .gathered import Gathered, Replicas
 from .names import label
 from .recomputation import Memory
 from .renorm import Renorm
@@ -19,6 +20,7 @@ _OURS = {
     "activation": None,
     "virtual_batch_size": None,
     "renorm": None,
+    "sync": False,
     "nonfinite": "skip",
     "degenerate": "raise",
 }
@@ -48,6 +50,9 @@ class BatchNorm(Running):
             statistics ("ghost" batch normalization).
         renorm: In training, correct the statistics of the batch towards the running ones, within
             the limits of this `Renorm`.
+        sync: In training, take the statistics of the batches of all replicas together: True for
+            all processes of `torch.distributed`, or a ProcessGroup. Every replica must call the
+            layer, also with an empty batch. Without a process group it does nothing.
         nonfinite: What to do where the running statistics of a channel would be updated by a mean
             or variance that is NaN or infinite: "skip" leaves them as they are and counts the
             update they missed in the buffer `num_nonfinite` (not part of the state_dict),
@@ -73,6 +78,7 @@ class BatchNorm(Running):
     virtual_batch_size: int | None
     renorm: Renorm | None
     degenerate: str
+    _sync: Any = False  # for layers that were pickled before there was such an option
     _ndims: ClassVar[tuple[int, ...]] = ()  # () for any number of at least 2
 
     def __init__(
@@ -89,6 +95,7 @@ class BatchNorm(Running):
         activation: str | None = None,
         virtual_batch_size: int | None = None,
         renorm: Renorm | None = None,
+        sync: distributed.Sync = False,
         nonfinite: str = "skip",
         degenerate: str = "raise",
     ) -> None:
@@ -97,8 +104,10 @@ class BatchNorm(Running):
         # torch before 2.13 has no `bias`; removing the parameter works with all.
         if not bias:
             self.register_parameter("bias", None)
-        self.set_options(activation, virtual_batch_size, renorm, nonfinite, degenerate)
+        self.set_options(activation, virtual_batch_size, renorm, nonfinite, degenerate, sync)
         self._corrections = Memory()
+        self._gathered = Gathered()
+        self._site = distributed.Site(f"{type(self).__name__}({num_features})")
         # By this torch.fx decides whether to look inside: as a layer of torch, this is a leaf.
         self.__dict__["__module__"] = torch.nn.BatchNorm1d.__module__
 
@@ -109,6 +118,7 @@ class BatchNorm(Running):
         renorm: Renorm | None = None,
         nonfinite: str = "skip",
         degenerate: str = "raise",
+        sync: distributed.Sync = False,
     ) -> None:
         """Set what torch's layer does not have; the arguments are those of the constructor.
 
@@ -120,6 +130,7 @@ class BatchNorm(Running):
         checks.check_choice("nonfinite", nonfinite, NONFINITE)
         checks.check_choice("degenerate", degenerate, checks.DEGENERATE)
         _check_renorm(renorm)
+        held = distributed.check_sync(sync)
         for name, wants in (("renorm", renorm), ('degenerate="running"', degenerate == "running")):
             if wants and not self.track_running_stats:
                 raise OptionError(f"{name} needs running statistics: set track_running_stats=True")
@@ -128,7 +139,17 @@ class BatchNorm(Running):
         self.renorm = renorm
         self.nonfinite = nonfinite
         self.degenerate = degenerate
+        self._sync = held
         self.pin_running_stats()
+
+    @property
+    def sync(self) -> distributed.Sync:
+        """False, True or the process group over whose replicas statistics are taken."""
+        return distributed.same_sync(self._sync)
+
+    @sync.setter
+    def sync(self, sync: distributed.Sync) -> None:
+        self._sync = distributed.check_sync(sync)
 
     def reset_parameters(self) -> None:
         """Set weight 1, bias 0 and the running statistics to mean 0, variance 1."""
@@ -167,16 +188,28 @@ class BatchNorm(Running):
             OptionError: `momentum` or `eps` was set to a value that is out of range.
             DtypeError: A tensor holds the wrong kind of values.
         """
+        others = self.replicas()
         try:
-            if mask is None and sample_weight is None:
+            if mask is None and sample_weight is None and others is None:
                 output = self._at_once(input, residual)
                 if output is not None:
                     return output
-            return self._normalize(input, residual, mask, sample_weight)
+            return self._normalize(input, residual, mask, sample_weight, others)
         except BatchNormError as error:
             if torch.compiler.is_compiling():
                 raise
-            raise type(error)(f"{label(self)}: {error}") from None
+            if others is not None:
+                others.refuse(self.num_features, input)
+            name, text = label(self), str(error)
+            text = text if text.startswith(name) else f"{name}: {text}"
+            raise type(error)(text) from error.__cause__
+
+    def replicas(self) -> Replicas | None:
+        """Give those with whom the statistics are taken; None for this process alone."""
+        if self._sync is False or not self.is_learning() or checks.is_exporting():
+            return None
+        call = distributed.replicas(self._sync, self._site, lambda: label(self))
+        return None if call is None else self._gathered.keeping(call)
 
     def _normalize(
         self,
@@ -184,6 +217,7 @@ class BatchNorm(Running):
         residual: Tensor | None,
         mask: Tensor | None,
         sample_weight: Tensor | None,
+        others: Replicas | None,
     ) -> Tensor:
         if not checks.is_exporting():
             self._check_input_dim(input)
@@ -196,7 +230,11 @@ class BatchNorm(Running):
             return compose.train(input, after, options, None, mask, sample_weight)[0]
         checks.check_momentum(self.momentum)
         options = self._options(running)
-        output, batch = compose.train(input, after, options, running, mask, sample_weight)
+        given = running, mask, sample_weight
+        if others is None:
+            output, batch = compose.train(input, after, options, *given)
+        else:
+            output, batch = compose.train_together(input, after, options, others, *given)
         if running is not None and self.track_running_stats:
             self.learn(batch)
         return output
@@ -206,9 +244,10 @@ class BatchNorm(Running):
 
         None where there is more to it: nothing has changed then, and `_normalize` does it all.
         """
-        act = activations.get(self.activation)
-        after = Affine(self.weight, self.bias, residual, act)
-        if not dispatch.fused(input, residual) or not self._fits(input, after):
+        if not dispatch.fused(input, residual):
+            return None
+        after = Affine(self.weight, self.bias, residual, activations.get(self.activation))
+        if not self._fits(input, after):
             return None
         if self.is_learning():
             return self._step_at_once(input, after)
@@ -234,7 +273,11 @@ class BatchNorm(Running):
         return output
 
     def _fits(self, input: Tensor, after: Affine) -> bool:
-        """Say whether the checks of `_normalize` would find nothing."""
+        """Say whether the checks of `_normalize` would find nothing.
+
+        They are repeated as one expression, without messages, as they run on the way of every call
+        of a kernel; where they say no, `_normalize` checks again and says what is wrong.
+        """
         weight, bias, residual, _ = after
         ndims, features = self._ndims, self.num_features
         each = (features,)

@@ -180,6 +180,9 @@ class Running(_BatchNorm):
             value = state_dict.get(prefix + name)
             if isinstance(value, Tensor):
                 state_dict[prefix + name] = _widened(value)
+        if self.num_batches_tracked is None:  # as of frozen layers of other libraries
+            state_dict.pop(prefix + "num_batches_tracked", None)
+            args = ({**args[0], "version": 2}, *args[1:])  # or torch would put one there
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         if self.num_nonfinite is None or self.running_mean is None:
             return

@@ -84,11 +84,12 @@ def run(x: Tensor, after: Affine, step: Step) -> Tensor:
         return step.forward(x, False)[0]
     y: Tensor = _apply(x, weight, bias, residual, act, step)
     if recompute.is_active():
-        _offer(y, x, after, step.vectors)
+        offer(y, x, after, step.vectors)
     return y
 
 
-def _offer(y: Tensor, x: Tensor, after: Affine, vectors: Tensor) -> None:
+def offer(y: Tensor, x: Tensor, after: Affine, vectors: Tensor) -> None:
+    """Let what saves y keep what y can be computed from instead."""
     # Clones: a training step may change them before the backward pass needs them.
     weight, bias = (t if t is None else t.detach().clone() for t in after[:2])
     act = after.act  # `after` would keep the residual, and with it what came before

@@ -59,10 +59,6 @@ def _affine(
     return Affine(weight, bias, residual, activation.get(name))
 
 
-def _stats(x: Tensor) -> Tensor:
-    return cpu.stats(cpu.readable(x))[0]
-
-
 def _train(x: Tensor, eps: float, *after: Any) -> tuple[Tensor, Tensor]:
     out = cpu.train(cpu.readable(x), _affine(*after), eps)
     return out.y, out.vectors
@@ -88,12 +84,9 @@ def _backward(
     return tuple(x.new_empty(0) if grad is None else grad for grad in grads)
 
 
-def _fake_vectors(x: Tensor) -> Tensor:
-    return x.new_empty((4, x.shape[1]), dtype=torch.float32)
-
-
 def _fake_forward(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(cpu.readable(x)), _fake_vectors(x)
+    vectors = x.new_empty((4, x.shape[1]), dtype=torch.float32)
+    return torch.empty_like(cpu.readable(x)), vectors
 
 
 def _fake_backward(
@@ -137,7 +130,6 @@ def _differentiate(ctx: Any, grad_y: Tensor, _: Any) -> tuple[Tensor | None, ...
     )
 
 
-define("stats(Tensor x) -> Tensor", _stats, _fake_vectors, "CPU")
 define(f"train(Tensor x, float eps, {_AFTER}) -> (Tensor, Tensor)", _train, _fake_forward, "CPU")
 define(
     f"evaluate(Tensor x, Tensor mean, Tensor var, float eps, {_AFTER}) -> (Tensor, Tensor)",

@@ -94,11 +94,13 @@ def refuse(code: int) -> None:
 
 
 def _load() -> tuple[Library | None, str | None]:
-    asked = os.environ.get("BATCHNORM_CPU_LIBRARY")
+    asked = os.environ.get(VARIABLE)
     if asked == "":
-        return None, "the environment variable BATCHNORM_CPU_LIBRARY is empty"
+        return None, f"the environment variable {VARIABLE} is empty"
     folder = Path(__file__).parents[1] / "_native"
     path = Path(asked) if asked else folder / f"libbatchnorm_cpu{_SUFFIX}"
+    if asked and not path.exists():
+        return None, f"the environment variable {VARIABLE} names {path}, and there is no such file"
     if not path.exists():
         return None, f"it was not built when the package was installed: there is no {path}"
     try:
@@ -106,6 +108,9 @@ def _load() -> tuple[Library | None, str | None]:
     except (OSError, AttributeError) as error:
         return None, f"{path} cannot be used: {error}"
 
+
+VARIABLE = "BATCHNORM_CPU_LIBRARY"
+"""Names another library than the one that was installed; empty for none."""
 
 _SUFFIX = {"darwin": ".dylib"}.get(sys.platform, ".so")
 

@@ -7,7 +7,7 @@ import gzip
 import io
 from collections.abc import Iterable
 
-from ..records import BenchResult, Run, StudyResult, to_json
+from ..records import BenchResult, DiagnosisResult, Run, StudyResult, to_json
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
@@ -33,7 +33,7 @@ def csv_uri(runs: Iterable[Run]) -> str:
     return _uri("text/csv;charset=utf-8", runs_csv(runs).encode())
 
 
-def results_uri(result: StudyResult | BenchResult) -> str:
+def results_uri(result: StudyResult | BenchResult | DiagnosisResult) -> str:
     """Put the whole result, compressed, into a link: its JSON alone can be larger than the page."""
     packed = gzip.compress(to_json(result).encode(), compresslevel=9, mtime=0)
     return _uri("application/gzip", packed)

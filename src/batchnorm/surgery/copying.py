@@ -5,6 +5,7 @@ import warnings
 from typing import TypeVar
 
 from torch import nn
+from torch.nn.parameter import UninitializedBuffer
 
 from ..errors import SurgeryError
 
@@ -21,13 +22,22 @@ def copy_model(model: M) -> M:
         with warnings.catch_warnings():
             # a class of torch warns of itself where an exported program is copied
             warnings.simplefilter("ignore", FutureWarning)
-            return copy.deepcopy(model)
+            return copy.deepcopy(model, _lazy_buffers(model))
     except Exception as error:
         raise SurgeryError(
             f"the model cannot be copied: {error}. A frequent cause is a weight computed by a "
             "hook, as the old torch.nn.utils.weight_norm and prune do; use "
             "torch.nn.utils.parametrizations instead."
         ) from error
+
+
+def _lazy_buffers(model: nn.Module) -> dict[int, UninitializedBuffer]:
+    """Copies of buffers without a shape: torch can copy only parameters without one."""
+    return {
+        id(b): UninitializedBuffer(device=b.device, dtype=b.dtype)  # type: ignore[call-arg]
+        for b in model.buffers()
+        if isinstance(b, UninitializedBuffer)
+    }
 
 
 def in_evaluation(model: M) -> M:

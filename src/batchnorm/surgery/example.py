@@ -26,9 +26,13 @@ class Example:
         args, kwargs = pytree.tree_map(_double, (self.args, dict(self.kwargs)))
         return Example(args, kwargs)
 
-    def __str__(self) -> str:
+    def tensors(self) -> list[Tensor]:
+        """The tensors among the arguments, in order."""
         leaves = pytree.tree_leaves((self.args, dict(self.kwargs)))
-        shapes = [f"{tuple(x.shape)} {x.dtype}" for x in leaves if isinstance(x, Tensor)]
+        return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+    def __str__(self) -> str:
+        shapes = [f"{tuple(x.shape)} {x.dtype}" for x in self.tensors()]
         return ", ".join(shapes) or "no tensors"
 
 

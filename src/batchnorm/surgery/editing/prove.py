@@ -46,7 +46,7 @@ def require_equal(
         SurgeryError: They differ, or there is nothing that could be compared.
     """
     wanted, found = outputs_of(original, example), outputs_of(edited, example)
-    moved = outputs_of(_moved(original, eps), example)
+    moved = outputs_of(moved_copy(original, eps), example)
     shapes = [[t.shape for t in tensors] for tensors in (wanted, found, moved)]
     if shapes[0] != shapes[1]:
         raise SurgeryError(f"{what} gives outputs {shapes[1]}; expected {shapes[0]}. {_ASK}")
@@ -77,11 +77,9 @@ def difference(wanted: Tensor, found: Tensor, moved: Tensor, eps: float) -> Diff
         eps: That unit, relative.
     """
     if not wanted.is_floating_point():
-        return Difference(_distance(wanted.double(), found.double()), 0.0)
+        return Difference(distance(wanted.double(), found.double()), 0.0)
     a, b, c = wanted.double(), found.double(), moved.double()
-    finite = a[a.isfinite()]
-    size = float(finite.abs().max()) if finite.numel() else 0.0
-    return Difference(_distance(a, b), ROUNDINGS * (_distance(a, c) + eps * size))
+    return Difference(distance(a, b), ROUNDINGS * (distance(a, c) + eps * largest(a)))
 
 
 def outputs_of(model: nn.Module, example: Example) -> list[Tensor]:
@@ -93,33 +91,41 @@ def outputs_of(model: nn.Module, example: Example) -> list[Tensor]:
     scratch = in_evaluation(model)
     args, kwargs = example.copies()
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=_devices(model)):
+        with torch.no_grad(), torch.random.fork_rng(devices=devices_of(model)):
             torch.manual_seed(0)  # the same where a model draws numbers in evaluation, too
-            return list(_leaves(scratch(*args, **kwargs)))
+            return [t.detach() for t in leaves_of(scratch(*args, **kwargs))]
     except Exception as error:
         raise SurgeryError(f"the model does not run on the example ({example}): {error}") from error
 
 
-def _leaves(output: Any, depth: int = 4) -> list[Tensor]:
+def leaves_of(output: Any, depth: int = 4) -> list[Tensor]:
+    """The tensors and numbers in an output, which may be a nest of objects."""
     found = []
     for leaf in pytree.tree_leaves(output):
         if isinstance(leaf, Tensor):
-            found.append(leaf.detach().to_dense() if leaf.is_sparse else leaf.detach())
+            found.append(leaf.to_dense() if leaf.is_sparse else leaf)
         elif isinstance(leaf, (bool, int, float)):
             found.append(torch.tensor(leaf))
         elif depth and hasattr(leaf, "__dict__"):
-            found += _leaves(dict(vars(leaf)), depth - 1)
+            found += leaves_of(dict(vars(leaf)), depth - 1)
     return found
 
 
-def _distance(a: Tensor, b: Tensor) -> float:
+def distance(a: Tensor, b: Tensor) -> float:
     """Largest difference; infinite where one is NaN or infinite and the other is not."""
     same = (a == b) | (a.isnan() & b.isnan())
     apart = torch.where(same, 0.0, (a - b).abs())
     return float(apart.nan_to_num(math.inf).max()) if apart.numel() else 0.0
 
 
-def _moved(model: nn.Module, eps: float) -> nn.Module:
+def largest(a: Tensor) -> float:
+    """The largest finite value, without its sign."""
+    finite = a[a.isfinite()]
+    return float(finite.abs().max()) if finite.numel() else 0.0
+
+
+def moved_copy(model: nn.Module, eps: float) -> nn.Module:
+    """Copy a model, and move each of its numbers by one unit in the last place, up or down."""
     moved = copy_model(model)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -130,6 +136,7 @@ def _moved(model: nn.Module, eps: float) -> nn.Module:
     return moved
 
 
-def _devices(model: nn.Module) -> list[torch.device]:
+def devices_of(model: nn.Module) -> list[torch.device]:
+    """The devices of a model whose random numbers have a state of their own."""
     tensors = [*model.parameters(), *model.buffers()]
     return sorted({t.device for t in tensors if t.device.type == "cuda"}, key=str)

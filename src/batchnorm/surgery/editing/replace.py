@@ -1,38 +1,29 @@
 """The one place where surgery edits a model, and it is always a copy."""
 
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
 from torch import Tensor, nn
 
-from ..copying import copy_model
-from ..insertion.plan import Insertion, Plan
 
-M = TypeVar("M", bound=nn.Module)
+def put_in(sequence: nn.Module, after: str | None, child: str, module: nn.Module) -> None:
+    """Put a module into a sequence, in its mode, behind one of its children or in front of all.
 
-
-def apply_plan(model: M, plan: Plan, build: Callable[[Insertion], nn.Module]) -> M:
-    """Return a copy of the model with the planned modules put in and the planned biases gone."""
-    edited = copy_model(model)
-    for insertion in plan.insertions:
-        sequence = edited.get_submodule(insertion.parent)
-        put_in(sequence, insertion, build(insertion))
-    for name in plan.dropped_biases:
-        edited.get_submodule(name).register_parameter("bias", None)
-    return edited
-
-
-def put_in(sequence: nn.Module, insertion: Insertion, module: nn.Module) -> None:
-    """Put a module into a sequence behind one of its children, in the mode of the sequence."""
+    Args:
+        sequence: Part of a copy that nobody else has.
+        after: Name of the child it goes behind; None: in front of all.
+        child: The name that it gets; no child has it.
+        module: The module.
+    """
     children = dict(sequence._modules)  # named_children() would leave out a repeated module
     module.train(sequence.training)
     sequence._modules.clear()
-    if insertion.after is None:
-        sequence.add_module(insertion.child, module)
-    for name, child in children.items():
-        sequence.add_module(name, child)
-        if name == insertion.after:
-            sequence.add_module(insertion.child, module)
+    if after is None:
+        sequence.add_module(child, module)
+    for name, other in children.items():
+        sequence.add_module(name, other)
+        if name == after:
+            sequence.add_module(child, module)
 
 
 _HOOKS = (

@@ -31,6 +31,13 @@ class Weights(NamedTuple):
     bias: Tensor | None
 
 
+class Absorbed(NamedTuple):
+    """What it is to compute with, float64; its bias holds the shift."""
+
+    weight: Tensor
+    bias: Tensor
+
+
 def affine_of(
     mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> Affine:
@@ -46,7 +53,7 @@ def affine_of(
     return Affine(scale, shift if bias is None else shift + bias)
 
 
-def into_outputs(layer: nn.Module, own: Weights, after: Affine) -> Weights:
+def into_outputs(layer: nn.Module, own: Weights, after: Affine) -> Absorbed:
     """Weights of a layer that gives what was computed from its output before.
 
     Args:
@@ -62,13 +69,13 @@ def into_outputs(layer: nn.Module, own: Weights, after: Affine) -> Weights:
         scaled = (grouped * by_output).flatten(0, 1)
     else:
         scaled = weight * scale.view(-1, *[1] * (weight.dim() - 1))
-    return Weights(scaled, after.shift if own.bias is None else own.bias * scale + after.shift)
+    return Absorbed(scaled, after.shift if own.bias is None else own.bias * scale + after.shift)
 
 
-def into_inputs(layer: nn.Module, own: Weights, before: Affine) -> Weights:
+def into_inputs(layer: nn.Module, own: Weights, before: Affine) -> Absorbed:
     """Weights of a layer that takes what its input was computed from before.
 
-    With zero padding this is exact only where the shift is 0: see `is_exact_ahead`.
+    With zero padding this is exact only where the shift is 0: see `why_not_ahead`.
 
     Args:
         layer: Linear, convolution, or transposed convolution.
@@ -85,12 +92,16 @@ def into_inputs(layer: nn.Module, own: Weights, before: Affine) -> Weights:
     summed = tuple(i for i in range(1, grouped.dim()) if i != 2 - axis)
     extra = (grouped * before.shift.view(shape)).sum(summed).flatten()
     scaled = (grouped * before.scale.view(shape)).flatten(0, 1)
-    return Weights(scaled, extra if own.bias is None else own.bias + extra)
+    return Absorbed(scaled, extra if own.bias is None else own.bias + extra)
 
 
-def why_not_ahead(layer: nn.Module, before: Affine) -> str | None:
-    """Say why a shift of a layer's inputs is no shift of its outputs; None if it is."""
-    if isinstance(layer, nn.Linear) or not bool(before.shift.any()):
+def why_not_ahead(layer: nn.Module) -> str | None:
+    """Say why a shift of a layer's inputs is no shift of its outputs; None if it is.
+
+    That a shift happens to be 0 counts for nothing: what a network folds to has the same names and
+    shapes whatever its weights are, so that one copy loads what another has saved.
+    """
+    if isinstance(layer, nn.Linear):
         return None
     if isinstance(layer, TRANSPOSED):
         one_tap = _all(layer.kernel_size, 1) and _all(layer.stride, 1)

@@ -5,17 +5,19 @@ from torch import nn
 from ..graph.graph import Call, Graph, Step, Value
 from ..graph.trail import Trail, is_move
 from ..kinds import runs_as
+from ..normed import only_normalizes
 from .absorb import why_not_ahead
-from .behind import argument
-from .draft import Draft, Target
-from .obstacles import LAYERS, NORMS, about_layer, about_norm, described
+from .behind import FUNCTIONS, argument
+from .draft import LAYERS, Draft, Target, activation_of
+from .frozen import FrozenBatchNorm
+from .obstacles import NORMS, about_layer, about_norm, described
 
 Arrival = tuple[Call, Trail]
 
 
 def targets_ahead(draft: Draft, graph: Graph, norm: str) -> tuple[Target, ...] | str:
     """The layers that are all that reads a normalization; or why there are none."""
-    if getattr(draft.model.get_submodule(norm), "activation", None) is not None:
+    if activation_of(draft.model.get_submodule(norm)) is not None:
         return "its activation comes before what reads it"
     arrivals: list[Arrival] = []
     for call in graph.calls_of(norm):
@@ -24,12 +26,10 @@ def targets_ahead(draft: Draft, graph: Graph, norm: str) -> tuple[Target, ...] |
         reason = _arrive(draft.model, graph, call.outputs, arrivals)
         if reason:
             return reason
-    return _targets(draft, graph, norm, arrivals)
+    return _targets(draft, graph, arrivals)
 
 
-def _targets(
-    draft: Draft, graph: Graph, norm: str, arrivals: list[Arrival]
-) -> tuple[Target, ...] | str:
+def _targets(draft: Draft, graph: Graph, arrivals: list[Arrival]) -> tuple[Target, ...] | str:
     found: dict[str, Target] = {}
     for call, trail in arrivals:
         target = _target(draft.model, call, trail)
@@ -40,7 +40,7 @@ def _targets(
         found[target.name] = target
     reached = [call for call, _ in arrivals]
     for target in found.values():
-        reason = _about(draft, graph, norm, target, reached)
+        reason = _about(draft, graph, target, reached)
         if reason:
             return reason
     return tuple(found.values()) or "nothing reads it"
@@ -71,8 +71,13 @@ def _next(model: nn.Module, value: Value, step: Step) -> Call | Step | str:
     for call in step.calls:
         if call.name and argument(call, 0, "input") is value:
             module = model.get_submodule(call.name)
-            if runs_as(module, LAYERS) or (runs_as(module, NORMS) and _is_alone(call)):
+            is_norm = runs_as(module, NORMS) and not isinstance(module, FrozenBatchNorm)
+            if runs_as(module, LAYERS) or (is_norm and _is_alone(call)):
                 return call
+        if call.what in FUNCTIONS and argument(call, 0, "input") is value:
+            layer = call.module
+            if layer is not None and only_normalizes(model.get_submodule(layer.name or "")):
+                return layer
     return step if is_move(step) else f"{step} reads it, not a layer"
 
 
@@ -104,9 +109,7 @@ def _target(model: nn.Module, call: Call, trail: Trail) -> Target | str:
     return Target(name, "norm" if is_norm else "input", channels)
 
 
-def _about(
-    draft: Draft, graph: Graph, norm: str, target: Target, reached: list[Call]
-) -> str | None:
+def _about(draft: Draft, graph: Graph, target: Target, reached: list[Call]) -> str | None:
     about = about_norm if target.side == "norm" else about_layer
     reason = about(draft.model, graph, target.name)
     if reason:
@@ -115,6 +118,5 @@ def _about(
     if missed:
         return f"{missed[0]} reads something else"
     layer = draft.model.get_submodule(target.name)
-    before = draft.affine_of(norm).at(target.channels)
-    reason = why_not_ahead(layer, before) if target.side == "input" else None
+    reason = why_not_ahead(layer) if target.side == "input" else None
     return reason and f"{described(draft.model, target.name)} reads it, and {reason}"

@@ -7,9 +7,8 @@ from torch.nn import functional as F
 
 from ..graph.graph import Call, Graph, Step, Value
 from ..graph.trail import Trail, is_move
-from ..kinds import runs_as
-from .draft import Draft, Target
-from .obstacles import LAYERS, about_layer, about_module, described
+from .draft import LAYERS, Draft, Target
+from .obstacles import about_layer, about_module, described
 
 FUNCTIONS = (
     F.conv1d,
@@ -32,7 +31,7 @@ def targets_behind(draft: Draft, graph: Graph, norm: str) -> tuple[Target, ...] 
     found: dict[str, Target] = {}
     covered: list[Call] = []
     for call in graph.calls_of(norm):
-        source = _source(draft.model, graph, call)
+        source = _source(draft, graph, call)
         if isinstance(source, str):
             return source
         layer, target = source
@@ -47,7 +46,8 @@ def targets_behind(draft: Draft, graph: Graph, norm: str) -> tuple[Target, ...] 
     return tuple(found.values())
 
 
-def _source(model: nn.Module, graph: Graph, norm: Call) -> tuple[Call, Target] | str:
+def _source(draft: Draft, graph: Graph, norm: Call) -> tuple[Call, Target] | str:
+    model = draft.model
     end = argument(norm, 0, "input")
     found = _trail_to(end)
     if isinstance(found, str):
@@ -66,7 +66,7 @@ def _source(model: nn.Module, graph: Graph, norm: Call) -> tuple[Call, Target] |
     channels = trail.channels_of_end(axis, 1)
     if channels is None:
         return f"the channels of {described(model, name)} are not those that it normalizes, axis 1"
-    if not runs_as(model.get_submodule(name), LAYERS) and argument(layer, 2, "bias") is None:
+    if not draft.takes_bias(name):
         return f"{described(model, name)} has a forward of its own, and no bias to put a shift in"
     return layer, Target(name, "output", channels)
 

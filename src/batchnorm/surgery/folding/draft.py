@@ -5,16 +5,28 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
+from ...nn.batch_norm import BatchNorm
 from ..editing.leftover import leftover
 from ..editing.replace import replace_module, set_tensor
+from ..kinds import DIM_BY_LAYER, runs_as
+from ..normed import only_normalizes
 from .absorb import Affine, Weights, affine_of, into_inputs, into_norm, into_outputs
+
+LAYERS: tuple[type[nn.Module], ...] = tuple(DIM_BY_LAYER)
+"""Those that a normalization can go into."""
 
 
 class Draft:
-    """An edited copy. Weights that change more than once are rounded from float64 each time."""
+    """An edited copy. Weights that change more than once are rounded from float64 each time.
 
-    def __init__(self, model: nn.Module) -> None:
+    Args:
+        model: The copy.
+        would_read: Layers with a forward of their own that use a bias where they have one.
+    """
+
+    def __init__(self, model: nn.Module, would_read: frozenset[str] = frozenset()) -> None:
         self.model = model
+        self._would_read = would_read
         self._exact: dict[tuple[str, str], Tensor] = {}
 
     def read(self, name: str, attribute: str) -> Tensor | None:
@@ -31,6 +43,13 @@ class Draft:
         self._exact[name, attribute] = value
         rounded = value.to(like.device, like.dtype)
         set_tensor(module, attribute, _strided(rounded, like), requires_grad)
+
+    def takes_bias(self, name: str) -> bool:
+        """Whether a layer adds its bias, or would if it had one."""
+        layer = self.model.get_submodule(name)
+        has_one = getattr(layer, "bias", None) is not None
+        is_known = runs_as(layer, LAYERS) or only_normalizes(layer)
+        return has_one or is_known or name in self._would_read
 
     def affine_of(self, name: str) -> Affine:
         """What a normalization does in evaluation."""
@@ -64,11 +83,8 @@ class Target:
         if self.side == "norm":
             return self._composed(draft, affine)
         absorb = into_outputs if self.side == "output" else into_inputs
-        weight, bias = absorb(
-            draft.model.get_submodule(self.name), draft.weights_of(self.name), affine
-        )
-        if bias is None or (draft.read(self.name, "bias") is None and not bool(bias.any())):
-            return {"weight": weight}
+        layer = draft.model.get_submodule(self.name)
+        weight, bias = absorb(layer, draft.weights_of(self.name), affine)
         return {"weight": weight, "bias": bias}
 
     def _composed(self, draft: Draft, affine: Affine) -> dict[str, Tensor]:
@@ -101,7 +117,7 @@ class Fold:
             for attribute, value in tensors.items():
                 trains = _trains(draft.model.get_submodule(name), attribute, norm)
                 draft.write(name, attribute, value, trains)
-        activation = getattr(norm, "activation", None)
+        activation = activation_of(norm)
         replace_module(draft.model, self.norm, leftover(activation, self.has_residual))
 
 
@@ -114,6 +130,11 @@ def fits(draft: Draft, tensors: dict[str, dict[str, Tensor]]) -> str | None:
             if not bool(value.to(dtype).isfinite().all()):
                 return f"the {attribute} of {type(module).__name__} '{name}' would not be finite"
     return None
+
+
+def activation_of(norm: nn.Module) -> str | None:
+    """The activation that is part of a layer of ours."""
+    return norm.activation if isinstance(norm, BatchNorm) else None
 
 
 def _like(module: nn.Module, attribute: str) -> Tensor:

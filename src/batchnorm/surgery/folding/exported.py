@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, fx, nn
 
+from .composed import compose
+
 M = TypeVar("M", bound=nn.Module)
 
 _aten = torch.ops.aten
@@ -57,9 +59,10 @@ def raised(model: M) -> M:
     """
     if not isinstance(model, fx.GraphModule):
         return model
+    compose(model.graph)
     found = [layer for node in model.graph.nodes for layer in _layers(model, node)]
     if not found:
-        return model
+        return model  # of the code that runs, nothing has changed: it was not compiled again
     first: dict[str, _Layer] = {}
     for layer in found:
         made = first.setdefault(layer.name, layer)

@@ -18,11 +18,15 @@ from ..graph.watch import watch
 from ..refuse import require_materialized, require_readable
 from .ahead import targets_ahead
 from .behind import argument, targets_behind
-from .draft import Draft, Fold, fits
-from .exported import raised
+from .draft import Draft, Fold, activation_of, fits
+from .frozen import looks_frozen, put_back
 from .obstacles import about_norm, described, functional_norms
+from .prepare import prepared, would_read_a_bias
 
 M = TypeVar("M", bound=nn.Module)
+
+LEAVE = "leave alone"
+"""What a list of changes says of a normalization that stays."""
 
 _SIDES = {
     "output": "nothing else reads its output",
@@ -114,8 +118,9 @@ def fold(
     require_materialized(model)
     require_readable(model)
     example = Example(example_inputs, example_kwargs or {})
-    edited = raised(copy_model(model))
-    folds, changes, eps = _fold_all(Draft(edited), example)
+    edited = prepared(model)
+    folds, changes, eps = _fold_all(Draft(edited, would_read_a_bias(edited, example)), example)
+    put_back(edited)
     if dry_run:
         return changes
     if folds:
@@ -159,17 +164,17 @@ class _Round:
                 left.append(change)
         for call in functional_norms(self.draft.model, self.graph):
             name = call.module.name if call.module and call.module.name else ""
-            left.append(Change(name, "leave alone", f"{call} is no layer that could be replaced"))
+            left.append(Change(name, LEAVE, f"{call} is no layer that could be replaced"))
         return left
 
     def _try(self, name: str) -> Change | None:
         if name in self._busy:
-            return Change(name, "leave alone", "it changed in this round")
+            return Change(name, LEAVE, "it changed in this round")
         if self.graph.decisions:
             reason = f"{self.graph.decisions[0]} decides by values which code runs"
-            return Change(name, "leave alone", reason)
+            return Change(name, LEAVE, reason)
         why = about_norm(self.draft.model, self.graph, name) or self._fold(name)
-        return Change(name, "leave alone", why) if why else None
+        return Change(name, LEAVE, why) if why else None
 
     def _fold(self, name: str) -> str | None:
         targets = targets_behind(self.draft, self.graph, name)
@@ -198,7 +203,7 @@ class _Round:
 
 
 def _explained(draft: Draft, fold: Fold) -> list[str]:
-    activation = getattr(draft.model.get_submodule(fold.norm), "activation", None)
+    activation = activation_of(draft.model.get_submodule(fold.norm))
     residual = "the residual" if fold.has_residual else None
     stays = [str(part) for part in (activation, residual) if part is not None]
     return [f"{' and '.join(stays)} stays"] if stays else []
@@ -206,7 +211,8 @@ def _explained(draft: Draft, fold: Fold) -> list[str]:
 
 def _norms(model: nn.Module, graph: Graph) -> list[str]:
     """Normalizations by the order of their first calls, then those that were not called."""
-    names = [name for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
+    modules = model.named_modules()
+    names = [n for n, m in modules if isinstance(m, _BatchNorm) or looks_frozen(m)]
     called = {call.name: i for i, call in reversed(list(enumerate(graph.calls)))}
     return sorted(names, key=lambda name: called.get(name, len(graph.calls)))
 
@@ -217,9 +223,10 @@ def _prove(
     wide, wide_example = copy_model(model).to(torch.float64), example.double()
     wide_eps = _eps_where_it_runs(wide, wide_example)
     if wide_eps is not None:  # there, rounding hides nothing
-        draft = Draft(raised(copy_model(wide)))
+        draft = Draft(prepared(wide))
         for one in folds:
             one.apply(draft)
+        put_back(draft.model)
         what = "the folded model in float64"
         require_equal(wide, draft.model, wide_example, wide_eps, what)
     require_equal(model, folded, example, eps, "the folded model")

@@ -7,10 +7,9 @@ from torch.nn.utils.parametrize import is_parametrized
 from ...nn.batch_norm import BatchNorm
 from ..editing.replace import has_hooks, keepers
 from ..graph.graph import Call, Graph
-from ..kinds import DIM_BY_LAYER, runs_as
+from ..kinds import runs_as
 
 NORMS: tuple[type[nn.Module], ...] = (_BatchNorm, nn.SyncBatchNorm, BatchNorm)
-LAYERS: tuple[type[nn.Module], ...] = tuple(DIM_BY_LAYER)
 
 
 def described(model: nn.Module, name: str) -> str:
@@ -23,6 +22,8 @@ def about_norm(model: nn.Module, graph: Graph, name: str) -> str | None:
     norm = model.get_submodule(name)
     if not name:
         return "it is the model itself"
+    if type(norm) is nn.Module:
+        return "torch.export has written it as arithmetic; fold the network, then export it"
     if not runs_as(norm, NORMS):
         return f"its class {type(norm).__name__} has a forward of its own"
     reason = about_module(model, name)

@@ -34,6 +34,8 @@ class Value:
     """Something still held the tensor after the run: an attribute, a list, a closure."""
     unseen: list[str] = dataclasses.field(default_factory=list)
     """Calls that give the memory to something that runs no operators, such as NumPy."""
+    memory: int = 0
+    """The same number for values that lay in the same memory."""
 
     def __repr__(self) -> str:
         return f"%{self.number}{list(self.shape)}"

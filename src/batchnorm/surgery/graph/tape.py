@@ -79,11 +79,23 @@ class Tape:
 
     def record(self, op: Any, args: Any, kwargs: Any) -> Step:
         """Note what an operator is about to read."""
+        if op.overloadpacket.__name__ == "lift_fresh":
+            self._know_constants(args)
         step = Step(op, tuple(self.open), self._seen(args), self._seen(kwargs))
         self._read(step)
         if op.overloadpacket.__name__ in DECIDING and any(v.varies for v in step.reads):
             self.graph.decisions.append(str(step))
         return step
+
+    def _know_constants(self, args: Any) -> None:
+        """Take what `torch.tensor` makes of Python's numbers for fixed.
+
+        Unless some may come from an input: a value was read before, or memory went out of sight.
+        """
+        may_vary = bool(self.graph.decisions) or any(v.unseen for v in self.graph.values)
+        for tensor in tensors_in(args):
+            if id(tensor) not in self._values and not self._aliases.get(_memory(tensor)):
+                self._add(tensor, varies=may_vary)
 
     def made(self, step: Step, args: Sequence[Any], kwargs: Any, output: Any) -> None:
         """Note what an operator has written and made."""
@@ -136,6 +148,7 @@ class Tape:
     ) -> Value:
         value = Value(len(self.graph.values), tuple(tensor.shape), tensor.dtype, made_by, names)
         value.varies = varies or (made_by is not None and any(v.varies for v in made_by.reads))
+        value.memory = _memory(tensor)
         self.graph.values.append(value)
         if names:
             self.graph.named.append(value)

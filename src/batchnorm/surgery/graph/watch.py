@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ...errors import SurgeryError
 from ...nn.batch_norm import BatchNorm
-from ..copying import in_evaluation
+from ..copying import copy_model, in_evaluation
 from ..editing.replace import shows_values
 from ..example import Example
 from .graph import Call, Graph
@@ -41,19 +41,20 @@ _OPAQUE = (BatchNorm,)
 """Modules whose kernels are no operators; what goes in and comes out is what they read and make."""
 
 
-def watch(model: nn.Module, example: Example) -> Graph:
-    """Run a copy of the model on an example, in eval mode and without gradients, and watch it.
+def watch(model: nn.Module, example: Example, training: bool = False) -> Graph:
+    """Run a copy of the model on an example, without gradients, and watch it.
 
     All intermediate tensors stay in memory until the run is over.
 
     Args:
         model: Stays untouched. Its hooks run, on the copy.
         example: What the model is called with.
+        training: Run it in training mode, not in evaluation.
 
     Raises:
         SurgeryError: The model does not run on the example.
     """
-    scratch = in_evaluation(model)
+    scratch = copy_model(model).train() if training else in_evaluation(model)
     tape = Tape()
     tape.know(scratch)
     args, kwargs = example.copies()

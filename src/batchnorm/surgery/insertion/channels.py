@@ -1,86 +1,84 @@
-"""How many channels there are at a place in a network, and whether they are on axis 1."""
+"""How many channels a value has, and on which axis."""
 
-from torch import nn
+import dataclasses
 
-from ...errors import SurgeryError
-from ..kinds import ELEMENTWISE, SPATIAL, dim_of, num_features_of, runs_as
-from .walk import Site
+from ..graph.graph import Step, Value
+from .roles import Reading, is_variable
+from .sites import Site
 
-
-def channels_at(site: Site, layer: Site, rest: tuple[Site, ...]) -> tuple[int, int]:
-    """Dimension (1, 2, 3) of the normalization behind a site, and its number of channels.
-
-    Args:
-        site: The layer itself, or one of the calls behind it.
-        layer: The linear or convolutional layer that feeds the site.
-        rest: The calls behind the layer, in order.
-
-    Raises:
-        SurgeryError: The channels are not axis 1 there, or their number cannot be known.
-    """
-    require_channels_second(layer, layer.output_shape)
-    if site is not layer:
-        between = rest[: rest.index(site)]
-        _require_channels_in_place(site, layer, between)
-        if site.output_shape is not None:
-            return _observed(site, site.output_shape)
-        _require_channels_kept(site, layer, between)
-    return dim_of(layer.module), num_features_of(layer.module)
+_TURNING = ("permute", "t", "transpose", "unfold")
+"""Operators that bring another axis to the place of the channels."""
 
 
-def require_channels_second(layer: Site, shape: tuple[int, ...] | None) -> None:
-    """Refuse values of a layer whose channels are not axis 1, or that have no batch axis.
+@dataclasses.dataclass(frozen=True)
+class Channels:
+    """The channels of a value, and which normalization is for them."""
+
+    number: int
+    dim: int
+    """1, 2 or 3: of the normalization's class."""
+    are_last: bool
+    """Whether they are the last axis of more than two, and not axis 1."""
+
+
+def of_layer(site: Site) -> Channels | str:
+    """The channels that a layer gives, or why they cannot be normalized."""
+    return _at(site.value, site.is_linear, site.num_spatial, str(site))
+
+
+def of_input(site: Site, reading: Reading, value: Value) -> Channels | str:
+    """The channels that a layer takes, or why they cannot be normalized.
 
     Args:
-        layer: A linear or convolutional layer.
-        shape: Of its input or output; None if it was not seen.
-
-    Raises:
-        SurgeryError: The shape is not (N, C) for a linear layer, (N, C, *S) for a convolution.
+        site: The layer.
+        reading: Of the value, by the layer.
+        value: What it takes, perhaps moved on the way.
     """
-    if shape is None or len(shape) == _num_axes(layer.module):
-        return
-    if isinstance(layer.module, nn.Linear) and len(shape) > 2:
-        raise SurgeryError(
-            f"{layer}: runs on shape {shape}, where batch normalization would take axis 1 for the "
-            "features, which are the last axis. It wants (N, C) here: put nn.Flatten(0, -2) "
-            "before the layer, or put normalization in by hand."
+    on_the_way = [value, *(made for step in reading.way for made in step.outputs)]
+    given = site.layer.args[0] if site.layer is not None and site.layer.args else None
+    if not isinstance(given, Value) or given not in on_the_way:
+        return f"{reading} does not take it as its first argument"
+    joined = next((step for step in reading.way if _joins(step)), None)
+    if joined is not None and given is not value:
+        return f"{joined} lays other values beside it before {reading} takes it"
+    return _at(given, site.is_linear, site.num_spatial, str(site))
+
+
+def of_activation(site: Site, reading: Reading) -> Channels | str:
+    """The channels that the activation of a layer gives, or why they cannot be normalized."""
+    before, made = of_layer(site), reading.outputs
+    if isinstance(before, str):
+        return before
+    turned = turning(reading.way)
+    if turned:
+        return (
+            f"{turned}, between {site} and {reading}, may move the channels to another axis; use "
+            "where='before_activation', or put batch normalization in by hand"
         )
-    raise SurgeryError(
-        f"{layer}: runs on shape {shape}, without a batch axis. Give insert a batch as example, "
-        "for example example.unsqueeze(0)."
-    )
+    shape = made[-1].shape
+    if len(shape) == 2:
+        return Channels(shape[1], 1, are_last=False)
+    if len(shape) != len(site.value.shape):
+        return f"{reading} gives shape {shape}, of which nobody knows where the channels are"
+    return Channels(shape[-1 if before.are_last else 1], before.dim, before.are_last)
 
 
-def _require_channels_in_place(site: Site, layer: Site, between: tuple[Site, ...]) -> None:
-    watched = [str(other) for other in between if other.seen_harmless]
-    if watched:
-        raise SurgeryError(
-            f"{', '.join(watched)}, between {layer} and {site}, may move the channels to another "
-            "axis. Use where='before_activation', or put batch normalization in by hand."
+def _joins(step: Step) -> bool:
+    return len({id(value) for value in step.reads if is_variable(value)}) > 1
+
+
+def turning(way: tuple[Step, ...]) -> Step | None:
+    """The first step that may move the channels to another axis."""
+    return next((s for s in way if s.op and s.op.overloadpacket.__name__ in _TURNING), None)
+
+
+def _at(value: Value, is_linear: bool, num_spatial: int, who: str) -> Channels | str:
+    num_axes = len(value.shape)
+    if (is_linear and num_axes < 2) or (not is_linear and num_axes != num_spatial + 2):
+        return (
+            f"{who} runs on shape {value.shape}, without a batch axis; give insert a batch as "
+            "example, for example example.unsqueeze(0)"
         )
-
-
-def _require_channels_kept(site: Site, layer: Site, between: tuple[Site, ...]) -> None:
-    keeping = ELEMENTWISE if isinstance(layer.module, nn.Linear) else ELEMENTWISE + SPATIAL
-    changing = [str(other) for other in between if not runs_as(other.module, keeping)]
-    if isinstance(site.module, nn.GLU):
-        changing.append(str(site))
-    if changing:
-        raise SurgeryError(
-            f"{', '.join(changing)} changes the number of channels that {site} gives out. Give "
-            "insert an example input, so that it can be seen: insert(model, example)."
-        )
-
-
-def _observed(site: Site, shape: tuple[int, ...]) -> tuple[int, int]:
-    if not 2 <= len(shape) <= 5:
-        raise SurgeryError(
-            f"{site} gives out shape {shape}; batch normalization is for (N, C) and (N, C, *S) "
-            "with at most three spatial axes. Put normalization in by hand."
-        )
-    return max(1, len(shape) - 2), shape[1]
-
-
-def _num_axes(layer: nn.Module) -> int:
-    return 2 if isinstance(layer, nn.Linear) else dim_of(layer) + 2
+    if is_linear:
+        return Channels(value.shape[-1], 1, are_last=num_axes > 2)
+    return Channels(value.shape[1], num_spatial, are_last=False)

@@ -1,20 +1,27 @@
 """Batch normalization put into a network that has none."""
 
 import inspect
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, TypeVar, overload
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 
 from ...errors import OptionError, SurgeryError
 from ...nn import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from ..changes import Changes
-from ..editing.replace import apply_plan
-from ..kinds import Kind, is_sequence
-from ..refuse import require_materialized
-from .channels import require_channels_second
-from .plan import Insertion, Plan, drop_biases, free_name, plan_hidden
-from .probe import observe, with_shapes
-from .walk import never_visible, require_visible, shared_sequences, walk
+from ..copying import copy_model, in_evaluation
+from ..editing.prove import require_equal
+from ..example import Example
+from ..folding.exported import raised
+from ..graph.watch import watch
+from ..refuse import require_materialized, require_readable
+from .apply import apply_plan
+from .calibrate import calibrate as calibrated
+from .hidden import plan_hidden
+from .inputs import plan_inputs
+from .plan import Insertion, Plan
+from .stages import plan_sequence
 
 M = TypeVar("M", bound=nn.Module)
 Where = Literal["before_activation", "after_activation", "input"]
@@ -22,14 +29,16 @@ Where = Literal["before_activation", "after_activation", "input"]
 WHERE = ("before_activation", "after_activation", "input")
 _CLASS_BY_DIM: dict[int, type[nn.Module]] = {1: BatchNorm1d, 2: BatchNorm2d, 3: BatchNorm3d}
 _TAKEN_FROM_THE_MODEL = {"num_features", "device", "dtype", "activation"}
-"""Shapes and types come from the neighbors, and the model's activations are modules already."""
+"""Shapes and types come from the neighbors, and the model has its activations already."""
 
 
 @overload
 def insert(
     model: M,
-    *example_inputs: Tensor,
+    *example_inputs: Any,
     where: Where = ...,
+    example_kwargs: Mapping[str, Any] | None = ...,
+    calibrate: Iterable[Any] | None = ...,
     dry_run: Literal[False] = ...,
     **layer_options: Any,
 ) -> M: ...
@@ -38,8 +47,10 @@ def insert(
 @overload
 def insert(
     model: M,
-    *example_inputs: Tensor,
+    *example_inputs: Any,
     where: Where = ...,
+    example_kwargs: Mapping[str, Any] | None = ...,
+    calibrate: Iterable[Any] | None = ...,
     dry_run: Literal[True],
     **layer_options: Any,
 ) -> Changes: ...
@@ -47,39 +58,52 @@ def insert(
 
 def insert(
     model: M,
-    *example_inputs: Tensor,
+    *example_inputs: Any,
     where: Where = "before_activation",
+    example_kwargs: Mapping[str, Any] | None = None,
+    calibrate: Iterable[Any] | None = None,
     dry_run: bool = False,
     **layer_options: Any,
 ) -> M | Changes:
     """Return a copy of a model with batch normalization put in.
 
-    The model is read as nested `nn.Sequential`; whatever else runs modules is refused by name,
-    never skipped. A new module is called after the one it follows ("0" gets "0_norm", or
-    "0_norm2" if that is taken); all existing names stay, so state dicts still fit by name.
-    Positions do not stay: `model[1]` may be a normalization now. The given model is not touched.
+    Any model that runs: a copy of it is run on the example, and watched, so activations may be
+    modules or calls such as `F.relu(x)`. Nothing around a layer is rewritten. In an `nn.Sequential`
+    a new child follows it ("0" gets "0_norm", or "0_norm2" if that is taken). Elsewhere the layer
+    itself holds the normalization: `conv1` becomes a subclass of its class, and gets `conv1.norm`.
+    All existing names stay, so state dicts still fit by name. Positions in a sequence do not stay:
+    `model[1]` may be a normalization now. The given model is not touched.
 
     - "before_activation": right behind every linear and convolutional layer that has an activation
-      before the next one, also across dropout, pooling and flattening. The bias of the layer goes,
-      because the normalization cancels it, unless somebody else still uses it.
-    - "after_activation": behind the activation of every such layer, except at the network's output.
-    - "input": one in front of everything, without weight and bias. It standardizes the inputs once
-      it has statistics: train with it.
+      before the next one, also across dropout, pooling, flattening, concatenation, and the sum of a
+      residual branch. The bias of the layer goes, because the normalization cancels it, unless
+      somebody else still uses it.
+    - "after_activation": behind the activation of every such layer, except at the network's output;
+      where the activation is the call of a function, in front of the layers that read it.
+    - "input": in front of all that reads an input, without weight and bias. It standardizes the
+      inputs once it has statistics: train with it, or `recalibrate`.
 
-    Left alone, with a reason in the list: layers without activation, layers that are normalized
-    already, and a sigmoid, tanh, softmax or the like at the end of the network, which gives the
-    output its range and is no hidden layer.
+    Left alone, with a reason in the list: layers without activation, such as projections of
+    attention; layers that are normalized already; gates, whose sigmoid is multiplied onto something
+    else, and what only feeds them; a sigmoid, tanh, softmax or the like at the end of the network,
+    which gives the output its range; layers inside of recurrent modules; and layers outside of an
+    `nn.Sequential` that are called several times, as their calls would share the statistics.
 
-    Hooks are taken for observers: what one adds to the computation is not looked for.
+    The features of a linear layer on (N, L, F) are the last axis. There each of the N·L positions
+    counts as a sample, padding too.
 
     Args:
         model: The network; its modules keep names, modes, dtypes, devices, hooks and sharing.
-        *example_inputs: One batch, as the model takes it. With it, the shapes are seen on a run of
-            a copy in eval mode (its hooks run too), modules of unknown class are accepted where
-            they were seen only to move, pool or scale values, and the result is proved to run.
-            Without it, linear layers are taken to have input (N, C), and modules of unknown class
-            are refused.
+        *example_inputs: Positional arguments of one call, in any nest of tuples, lists, and dicts.
+            Its hooks run, too, on copies. Without an example only nested `nn.Sequential` can be
+            read, linear layers are taken to have input (N, C), and what cannot be seen is refused.
         where: "before_activation", "after_activation" or "input".
+        example_kwargs: Keyword arguments of the call.
+        calibrate: Batches, as `recalibrate` takes them. They run through a copy once, in evaluation
+            mode; then statistics, weights and biases are such that the new model computes in
+            evaluation what the model does; that is proved on the example. At the input, too, the
+            layers then have weight and bias. None: the layers start as all new ones do, with mean
+            0, variance 1, weight 1, and bias 0.
         dry_run: Build nothing, return the list of what would be done and left alone, and why.
         **layer_options: Passed to the layers, for example `momentum` or `virtual_batch_size`.
 
@@ -87,8 +111,9 @@ def insert(
         The new model; with `dry_run=True` a printable list of `Change`.
 
     Raises:
-        SurgeryError: Something in the model cannot be seen, or normalizing it would be wrong, or
-            there is nothing to normalize, or the model does not run on the example.
+        SurgeryError: The model does not run on the example, a part of it is compiled or cannot be
+            seen, there is nothing to normalize, or `calibrate` has changed the function.
+        StatisticsError: `calibrate` has no values for some layer.
         OptionError: `where` or a layer option is not one of the known ones.
 
     Example:
@@ -103,113 +128,114 @@ def insert(
     Source: Ioffe & Szegedy 2015 (arXiv:1502.03167), section 3.2: normalization goes immediately
     before the nonlinearity, and the layer's bias is subsumed by the normalization's.
     """
-    _check_call(model, example_inputs, where)
-    options = _checked_options(where, layer_options)
-    example = example_inputs[0] if example_inputs else None
-    plan = _plan(model, example, where)
+    _check_call(model, where)
+    options = _checked_options(where, calibrate is not None, layer_options)
+    example = Example(example_inputs, example_kwargs or {})
+    if calibrate is not None and not example.args and not example.kwargs:
+        raise SurgeryError("calibrate= is proved on an example: insert(model, example, calibrate=)")
+    edited, plan, eps = _planned(model, example, where)
     if dry_run:
         return plan.changes
     if not plan.insertions:
-        raise SurgeryError(f"there is nothing to insert:\n{plan.changes}")
-    edited = apply_plan(model, plan, lambda insertion: _build(insertion, options))
-    if example is not None:
-        observe(edited, example, "the model with batch normalization put in")
+        seen = plan.changes or "neither a layer nor an activation that insert knows was seen"
+        raise SurgeryError(f"there is nothing to insert:\n{seen}")
+    plain = copy_model(edited) if calibrate is not None else None
+    apply_plan(edited, plan, lambda insertion: _build(insertion, options))
+    if plain is not None and calibrate is not None:
+        _calibrate(edited, plain, plan, calibrate)
+        # the tolerance is that of the new model, whose weights are rounded, too
+        what = "the model with calibrated batch normalization"
+        require_equal(edited, model, example, eps, what)
+    if example.args or example.kwargs:
+        _require_running(edited, plan, example)
     return edited
 
 
-def _plan(model: nn.Module, example: Tensor | None, where: str) -> Plan:
+def _planned(model: M, example: Example, where: str) -> tuple[M, Plan, float]:
+    """A copy of the model, what is going to be done to it, and `Graph.eps` where it was seen."""
     require_materialized(model)
-    if where == "input":
-        return _plan_input(model, example)
-    sites = walk(model)
-    if example is not None:
-        require_visible(filter(never_visible, sites), has_example=True)
-        sites = with_shapes(model, sites, example)
-    require_visible(sites, has_example=example is not None)
-    plan = plan_hidden(model, sites, where)
-    _require_own_places(model, plan)
-    drop_biases(plan, sites)
-    return plan
-
-
-def _plan_input(model: nn.Module, example: Tensor | None) -> Plan:
-    if not is_sequence(model):
-        kind = type(model).__name__
-        raise SurgeryError(
-            f"where='input' puts a module in front of an nn.Sequential; the model is a {kind}. "
-            "Wrap it: insert(nn.Sequential(model), example, where='input')."
-        )
-    if example is None:
-        raise SurgeryError(
-            "where='input' takes dimension and number of channels from an example input: "
-            "insert(model, example, where='input')."
-        )
-    dim, num_features = _input_shape(model, example)
-    plan = Plan()
-    first = next((site for site in walk(model) if site.kind is not Kind.PASSIVE), None)
-    if first and first.kind is Kind.NORM:
-        plan.leave(first, "the inputs are normalized by it already")
-        return plan
-    child = free_name(model, "input_norm")
-    place = Insertion("", None, child, dim, num_features, example.dtype, example.device)
-    plan.insert(place, "in front of everything, without weight and bias")
-    return plan
-
-
-def _input_shape(model: nn.Module, example: Tensor) -> tuple[int, int]:
-    if not example.is_floating_point():
-        raise SurgeryError(
-            f"the example input is {example.dtype}; only floating-point inputs can be "
-            "standardized. Indices of an embedding must stay as they are."
-        )
-    if not 2 <= example.dim() <= 5:
-        raise SurgeryError(
-            f"the example input has shape {tuple(example.shape)}; expected (N, C) or (N, C, *S) "
-            "with at most three spatial axes."
-        )
-    sites, calls = observe(model, example)
-    site = next((site for site in sites if site.kind in (Kind.LAYER, Kind.UNKNOWN)), None)
-    if site and site.kind is Kind.LAYER:
-        call = next(call for call in calls if call.module is site.module)
-        require_channels_second(site, call.input_shape)
-    return max(1, example.dim() - 2), example.shape[1]
-
-
-def _require_own_places(model: nn.Module, plan: Plan) -> None:
-    shared = shared_sequences(model)
-    for insertion in plan.insertions:
-        if insertion.parent in shared:
-            names = ", ".join(map(repr, shared[insertion.parent]))
+    if not example.args and not example.kwargs:
+        if where == "input":
             raise SurgeryError(
-                f"{names} are one and the same nn.Sequential, so its calls would share the "
-                "statistics of one normalization. Give each call an nn.Sequential of its own; the "
-                "layers in it may stay shared."
+                "where='input' takes dimension and number of channels from an example input: "
+                "insert(model, example, where='input')."
             )
+        return copy_model(model), plan_sequence(model, where), 0.0
+    require_readable(model)
+    scratch = raised(copy_model(model))
+    graph = watch(scratch, example)
+    if where == "input":
+        return scratch, plan_inputs(scratch, graph, example), graph.eps
+    return scratch, plan_hidden(scratch, graph, where), graph.eps
 
 
-def _check_call(model: object, example_inputs: tuple[object, ...], where: object) -> None:
+def _calibrate(edited: nn.Module, plain: nn.Module, plan: Plan, batches: Iterable[Any]) -> None:
+    apply_plan(
+        plain,
+        Plan(plan.insertions),  # which drops no biases
+        lambda insertion: copy_model(edited.get_submodule(insertion.name)),
+    )
+    calibrated(edited, plain, plan, batches)
+
+
+def _require_running(edited: nn.Module, plan: Plan, example: Example) -> None:
+    """Run the new model as it is: with hooks, some modules of torch take another way."""
+    scratch = in_evaluation(edited)
+    called: set[str] = set()
+    for insertion in plan.insertions:
+        norm = scratch.get_submodule(insertion.name)
+        norm.forward = _noted(norm.forward, insertion.name, called)
+    args, kwargs = example.copies()
+    try:
+        with torch.no_grad():
+            scratch(*args, **kwargs)
+    except Exception as error:
+        raise SurgeryError(
+            f"with batch normalization put in, the model does not run on the example ({example}): "
+            f"{error}"
+        ) from error
+    missed = [insertion.name for insertion in plan.insertions if insertion.name not in called]
+    if missed:
+        raise SurgeryError(
+            f"{missed[0]}: expected to be called, found that the model skips it in evaluation: "
+            "something reads the weights of its layer, and does not call it. Normalize by hand."
+        )
+
+
+def _noted(forward: Callable[..., Any], name: str, called: set[str]) -> Callable[..., Any]:
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        called.add(name)
+        return forward(*args, **kwargs)
+
+    return noted
+
+
+def _check_call(model: object, where: object) -> None:
     if not isinstance(model, nn.Module):
         raise SurgeryError(f"insert takes an nn.Module, got {type(model).__name__}.")
     if where not in WHERE:
         raise OptionError(f"where={where!r} is not known; it is one of {', '.join(WHERE)}.")
-    if len(example_inputs) > 1:
-        raise SurgeryError(
-            f"an nn.Sequential takes one input, got {len(example_inputs)} example inputs."
-        )
-    if example_inputs and not isinstance(example_inputs[0], Tensor):
-        kind = type(example_inputs[0]).__name__
-        raise SurgeryError(f"the example input must be a tensor, got {kind}.")
 
 
-def _checked_options(where: str, options: dict[str, Any]) -> dict[str, Any]:
+def _checked_options(where: str, calibrates: bool, options: dict[str, Any]) -> dict[str, Any]:
     known = set(inspect.signature(BatchNorm1d).parameters) - _TAKEN_FROM_THE_MODEL
     unknown = sorted(set(options) - known)
     if unknown:
         raise OptionError(
-            f"{', '.join(unknown)}: not an option of insert; known are where, dry_run and, of the "
-            f"layers, {', '.join(sorted(known))}."
+            f"{', '.join(unknown)}: not an option of insert; known are where, example_kwargs, "
+            f"calibrate, dry_run and, of the layers, {', '.join(sorted(known))}."
         )
-    return {"affine": False, **options} if where == "input" else options
+    if not calibrates:
+        return {"affine": False, **options} if where == "input" else options
+    needed = ("affine", "bias", "track_running_stats")
+    off = [name for name in needed if not options.get(name, True)]
+    if off:
+        raise OptionError(
+            f"calibrate= keeps the function by weight, bias and running statistics, expected "
+            f"{off[0]}=True, found {options[off[0]]!r}; to standardize only, use "
+            "batchnorm.recalibrate(insert(...), batches)."
+        )
+    return options
 
 
 def _build(insertion: Insertion, options: dict[str, Any]) -> nn.Module:

@@ -25,11 +25,6 @@ class Site:
     """Name of the module in its parent."""
     module: nn.Module
     kind: Kind
-    input_shape: tuple[int, ...] | None = None
-    """Known only where the model was run on an example."""
-    output_shape: tuple[int, ...] | None = None
-    seen_harmless: bool = False
-    """A module of unknown class that was watched on an example and only moved its values."""
 
     @property
     def name(self) -> str:
@@ -61,37 +56,26 @@ def shared_sequences(model: nn.Module) -> dict[str, list[str]]:
     return {name: uses for uses in names.values() if len(uses) > 1 for name in uses}
 
 
-def never_visible(site: Site) -> bool:
-    """Whether even watching the module on an example could not tell what it hides."""
-    if site.kind is not Kind.UNKNOWN:
-        return False
-    return not _is_plain(site.module) or bool(holds(site.module))
-
-
-def require_visible(sites: Iterable[Site], has_example: bool) -> None:
-    """Refuse what cannot be seen, all of it at once.
+def require_visible(sites: Iterable[Site]) -> None:
+    """Refuse what cannot be seen without an example, all of it at once.
 
     Raises:
-        SurgeryError: Some site is of unknown class and was not seen to be harmless.
+        SurgeryError: Some site is of unknown class.
     """
     reasons = [
         f"  {site.name or '(the model itself)'}: {type(site.module).__name__} {_blind(site)}"
         for site in sites
-        if site.kind is Kind.UNKNOWN and not site.seen_harmless
+        if site.kind is Kind.UNKNOWN
     ]
     if reasons:
-        enough = " For a module that only moves or scales values, insert(model, example) is enough."
         raise SurgeryError(
-            "insert follows nn.Sequential and cannot see what runs in here:\n"
-            + "\n".join(reasons)
-            + "\nPut batch normalization in by hand there, for example with a function "
-            "make(norm) that builds the network, or call insert on its nn.Sequential parts, "
-            "as in model.body = insert(model.body)." + enough * (not has_example)
+            "without an example input, insert follows nn.Sequential and cannot see what runs in "
+            "here:\n" + "\n".join(reasons) + "\nGive it one, to see the model run: "
+            "insert(model, example)."
         )
 
 
-def holds(module: nn.Module) -> list[str]:
-    """Classes of the layers and activations inside a module."""
+def _holds(module: nn.Module) -> list[str]:
     inside = [m for m in module.modules() if m is not module and kind_of(m) in _COMPUTING]
     return sorted({type(m).__name__ for m in inside})
 
@@ -111,15 +95,11 @@ def _calls(sequence: nn.Module, name: str) -> Iterator[Site]:
 def _blind(site: Site) -> str:
     if site.module is None:
         return "is an empty place, which cannot run"
-    inside = holds(site.module)
+    inside = _holds(site.module)
     if inside:
         return f"has a forward of its own and holds {', '.join(inside)}"
-    if not _is_plain(site.module):
+    if isinstance(site.module, torch.jit.ScriptModule):
         return "is compiled to a script; insert before torch.jit.script"
     if isinstance(site.module, nn.Sequential):
         return "is an nn.Sequential with a forward of its own"
     return "is of a class insert does not know, and may hide a layer or an activation"
-
-
-def _is_plain(module: nn.Module | None) -> bool:
-    return module is not None and not isinstance(module, torch.jit.ScriptModule)

@@ -12,14 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ...distributed import Sync
 from ...errors import OptionError, StatisticsError, SurgeryError
 from ...nn import frozen
+from ...ops.merged import Replicas
 from ..kinds import is_lazy
-from .batches import Progress, length, run_on, shown
+from .batches import Progress, length, runner, shown
 from .meter import Layers, call_order, measured
 from .population import Convergence, Population, distance
 from .restore import Snapshot, borrowed
 from .summary import Recalibrated, Recalibration
+from .together import Outcome, others, pooled, same_order
 
 Forward = Callable[[Any, Any], object]
 
@@ -30,12 +33,7 @@ class _Plan(NamedTuple):
     forward: Forward
     tolerance: float | None
     progress: Progress
-
-
-class _Pass(NamedTuple):
-    populations: dict[str, Population]
-    batches: int
-    converged: bool
+    others: Callable[[], Replicas | None]
 
 
 def recalibrate(
@@ -46,6 +44,7 @@ def recalibrate(
     passes: int | None = 1,
     tolerance: float | None = None,
     progress: Progress | bool | None = None,
+    sync: Sync = False,
 ) -> Recalibration:
     """Set running statistics to those of all values in `batches`, in place.
 
@@ -80,6 +79,9 @@ def recalibrate(
             8, 16, 32, ... batches, which should be in random order. None: use all.
         progress: Called as progress(done, total) after every batch. None: a bar on stderr if that
             is a terminal and rich is installed. False: nothing.
+        sync: Pool what the replicas of `torch.distributed` find, each in batches of its own: True
+            for all processes, or a ProcessGroup. All of them must call this, and afterwards have
+            the same statistics; one may have no batches.
 
     Returns:
         A printable record: for every layer the number of values and how far its statistics moved,
@@ -115,9 +117,9 @@ def recalibrate(
         borrowed(model, changed) as before,
         shown(progress) as show,
         torch.no_grad(),
-        _eagerly(),
+        eagerly(),
     ):
-        plan = _Plan(model, batches, forward or run_on, tolerance, show)
+        plan = _Plan(model, batches, forward or runner(model), tolerance, show, others(sync))
         start = time.perf_counter()
         _evaluate(model)
         done = _run(plan, _groups(plan, layers, passes), layers, before, changed)
@@ -174,7 +176,7 @@ def _evaluate(model: nn.Module) -> None:
         module.training = False
 
 
-def _eagerly() -> AbstractContextManager[Any]:
+def eagerly() -> AbstractContextManager[Any]:
     """Let compiled models run as they are written: hooks would be compiled into new graphs."""
     compiled = "torch._dynamo" in sys.modules
     return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
@@ -187,6 +189,7 @@ def _groups(plan: _Plan, layers: Layers, passes: int | None) -> list[Layers]:
     with call_order(layers) as order:
         for batch in islice(iter(plan.batches), 1):
             plan.forward(plan.model, batch)
+    order = same_order(order, layers, plan.others())
     order += [name for name in layers if name not in order]
     number = len(order) if passes is None else min(passes, len(order))
     ends = [len(order) * k // number for k in range(number + 1)]
@@ -199,9 +202,9 @@ def _run(
     layers: Layers,
     before: Snapshot,
     changed: list[nn.Module],
-) -> list[_Pass]:
+) -> list[Outcome]:
     size = length(plan.batches)
-    done: list[_Pass] = []
+    done: list[Outcome] = []
     seen = 0
     for number, group in enumerate(groups):
         before.random.restore()
@@ -215,7 +218,7 @@ def _run(
     return done
 
 
-def _go_through(plan: _Plan, group: Layers, seen: int, total: int | None) -> _Pass:
+def _go_through(plan: _Plan, group: Layers, seen: int, total: int | None) -> Outcome:
     """Run the model on all batches; or until nothing moves any more, if that was asked for."""
     until = None if plan.tolerance is None else Convergence(plan.tolerance)
     number, converged = 0, False
@@ -229,12 +232,13 @@ def _go_through(plan: _Plan, group: Layers, seen: int, total: int | None) -> _Pa
             if until is not None and until.reached(number, named):
                 converged = True
                 break
-    if number == 0:
+    found = pooled(Outcome(populations, number, converged), plan.others())
+    if found.batches == 0:
         raise StatisticsError(
             "expected at least one batch, found none; the model is as it was. If batches is a "
             "generator, it may have been used up before"
         )
-    return _Pass(populations, number, converged)
+    return found
 
 
 def _write(layer: _BatchNorm, population: Population) -> bool:

@@ -27,7 +27,7 @@ class Snapshot:
 
     def restore(self, but: Collection[nn.Module] = ()) -> None:
         """Put everything back; the buffers of some modules excepted."""
-        with _undisturbed():
+        with undisturbed():
             for module, mode in self.modes:
                 module.training = mode
             for module, tensors, (copies, versions) in self.buffers:
@@ -90,7 +90,7 @@ class Randomness:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
     """Let Ctrl-C wait for the end of the block: half restored would not be restored."""
     handler = signal.getsignal(signal.SIGINT)
     if handler is None or threading.current_thread() is not threading.main_thread():

@@ -1,0 +1,1 @@
+"""Tests of `batchnorm.distributed`; a folder of that name would hide the package of Dask."""
