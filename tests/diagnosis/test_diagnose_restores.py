@@ -227,7 +227,7 @@ def test_progress_raises(error, at):
     assert_same(everything(net), before)
 
 
-@pytest.mark.parametrize("what", ["watch", "recalibrate", "leakage", "updates_of_step"])
+@pytest.mark.parametrize("what", ["watch", "measured_anew", "leakage", "updates_of_step"])
 def test_a_part_of_it_is_interrupted(what, monkeypatch):
     net = network()
     before = everything(net)

@@ -74,6 +74,17 @@ class Units:
             self.error_squares += float(grad.double().square().sum())
             self.errors += grad.numel()
 
+    def merge(self, other: "Units") -> "Units":
+        """Add what another replica has seen of the same activation."""
+        sums = ("flat", "values", "squares", "inputs", "error_squares", "errors")
+        same = other.highest.shape == self.highest.shape
+        return dataclasses.replace(
+            self,
+            highest=torch.maximum(self.highest, other.highest) if same else self.highest,
+            is_finite=self.is_finite and other.is_finite,
+            **{name: getattr(self, name) + getattr(other, name) for name in sums},
+        )
+
     def evidence(self, name: str) -> ActivationEvidence:
         """Give the numbers."""
         can_die = self.what in CAN_DIE and self.is_finite

@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..distributed import Meeting
 from ..errors import OptionError, StatisticsError, SurgeryError
 from ..nn import no_update
-from ..surgery import recalibrate
 from ..surgery.graph.graph import Graph
 from ..surgery.graph.watch import watch
 from ..surgery.recalibration.recalibrate import eagerly
 from ..surgery.recalibration.restore import borrowed
 from .activations import ActivationMeter
+from .anew import measured_anew
 from .evidence import (
     BATCH,
     INFERENCE,
@@ -27,7 +28,6 @@ from .evidence import (
     TRAINING,
     Calls,
     Evidence,
-    Gap,
     LayerEvidence,
 )
 from .gradients import set_aside
@@ -37,11 +37,12 @@ from .lending import lent
 from .meter import Meter, layers_of
 from .modes import Modes, modes_of
 from .neighbors import fed_by, modules_of, read_by
-from .outputs import gap
+from .outputs import Difference, difference
 from .passes import Pass, Way, go
 from .redraw import Redrawn
 from .shown import Shown
 from .surroundings import loader_of, parameters_of, size_of, steps_of, world_size
+from .together import Share, check_alike, same_edges, talks, together
 from .updates import updates_of_step
 
 PAIRS = (
@@ -68,6 +69,7 @@ class Request:
     example: tuple[Any, ...] | None
     replicas: Sequence[State]
     progress: Callable[[int, int | None], None]
+    others: Meeting
 
 
 class Collector:
@@ -76,6 +78,7 @@ class Collector:
     def __init__(self, request: Request, layers: Mapping[str, _BatchNorm]) -> None:
         self.request = request
         self.model = request.way.model
+        self.others = request.others
         self.layers = layers
         self.kinds = modes_of(layers)
         self.modes = Modes(self.model, layers, self.kinds)
@@ -90,6 +93,7 @@ class Collector:
         self.meters: dict[str, Meter] = {}
         self.units = ActivationMeter()
         self.passes: dict[str, Pass] = {}
+        self.differences: dict[tuple[str, str], Difference] = {}
         self.left: dict[str, str] = {}
         self.population: dict[str, tuple[Tensor, Tensor]] = {}
         self.updates: dict[str, int] = {}
@@ -108,9 +112,11 @@ class Collector:
             stack.enter_context(eagerly())
             stack.enter_context(lent(self.model))
             self.batches = self._batches()
+            if self.others.size > 1:
+                self._meet()
             self._run_all()
             graph, no_graph = self._graph()
-            return self._evidence(graph, no_graph)
+            return together(self._share(self._evidence(graph, no_graph)), self.others)
 
     def _batches(self) -> list[Any]:
         batches = list(itertools.islice(iter(self.request.batches), self.request.max_batches))
@@ -120,6 +126,19 @@ class Collector:
                 "generator, it may have been used up before"
             )
         return batches
+
+    def _meet(self) -> None:
+        """See that replicas are alike, and agree on the bins of histograms."""
+        check_alike(self.others, self.model, self.layers, len(self.batches))
+        if talks(self.model):
+            self.others.close()  # one that fails leaves others behind inside the model
+        self._set(BATCH)
+        meter = Meter(self.layers, self.edges)
+        with no_update(self.model):
+            go(self.request.way, self.batches[:1], meter, {}, lambda: None)
+        found = same_edges(self.others, self.edges)
+        self.edges.clear()
+        self.edges.update(found)
 
     def _run_all(self) -> None:
         has_loss = self.request.way.loss is not None
@@ -156,16 +175,23 @@ class Collector:
 
     def _redraw(self) -> str | None:
         """Run the same samples in other batches; say why if that was not possible."""
-        try:
-            redrawn = Redrawn(self.batches)
-        except ValueError as error:
-            return str(error)
-        if len(self.batches) < 2:
-            return "there is one batch only"
+        redrawn, reason = self._can_redraw()
+        if talks(self.model):  # all run it, or none
+            told = self.others.gather(reason)
+            reason = next((r for r in told if r is not None), None)
+        if redrawn is None or reason is not None:
+            return reason
         self._run(REDRAWN, map(redrawn.batch, range(len(self.batches))), {})
         done = self.passes[REDRAWN]
         done.outputs = redrawn.put_back(done.outputs)
         return None
+
+    def _can_redraw(self) -> tuple[Redrawn | None, str | None]:
+        try:
+            redrawn = Redrawn(self.batches)
+        except ValueError as error:
+            return None, str(error)
+        return redrawn, "there is one batch only" if len(self.batches) < 2 else None
 
     def _count_updates(self) -> None:
         self._set(TRAINING)
@@ -181,13 +207,9 @@ class Collector:
             module.training = mode
         self.before.random.restore()
         start = time.perf_counter()
-        way = self.request.way
-        try:
-            result = recalibrate(
-                self.model, self.batches, lambda _, batch: way.output(batch), progress=False
-            )
-        except StatisticsError as error:
-            self.notes.append(f"the statistics could not be measured anew: {error}")
+        result, failed = measured_anew(self.request.way, self.batches, self.others)
+        if result is None:
+            self.notes.append(f"the statistics could not be measured anew: {failed}")
             return False
         self.seconds["recalibrate"] = time.perf_counter() - start
         self.left = {row.name: row.left for row in result.layers if row.left is not None}
@@ -211,7 +233,8 @@ class Collector:
         order = self.meters[BATCH].order
         order += [name for name in self.layers if name not in order]
         layers = {name: self._layer(name, calls, graph) for name in order}
-        gaps = {pair: self._gap(*pair) for pair in PAIRS}
+        pairs = {pair: self._difference(*pair) for pair in PAIRS}
+        self.differences = {pair: d for pair, d in pairs.items() if d is not None}
         optimizer = self.request.optimizer
         return Evidence(
             model=type(self.model).__name__,
@@ -220,7 +243,7 @@ class Collector:
             activations=self.units.evidence(),
             graph=graph,
             no_graph=no_graph,
-            gaps={pair: found for pair, found in gaps.items() if found is not None},
+            gaps={pair: found.gap() for pair, found in self.differences.items()},
             losses={run: tuple(done.losses) for run, done in self.passes.items() if done.losses},
             loader=loader_of(self.request.batches, self.batches, self.redrawn),
             parameters=parameters_of(
@@ -258,10 +281,20 @@ class Collector:
             runs=runs,
         )
 
-    def _gap(self, first: str, second: str) -> Gap | None:
+    def _share(self, evidence: Evidence) -> Share:
+        return Share(
+            evidence,
+            evidence.graph is not None,
+            self.units.units,
+            self.meters[TRAINING].errors,
+            self.passes[TRAINING].grad_norms,
+            self.differences,
+        )
+
+    def _difference(self, first: str, second: str) -> Difference | None:
         if first not in self.passes or second not in self.passes:
             return None
-        return gap(self.passes[first].outputs, self.passes[second].outputs)
+        return difference(self.passes[first].outputs, self.passes[second].outputs)
 
 
 def check_request(request: Request) -> None:

@@ -2,9 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -35,7 +34,46 @@ def kept(output: Any) -> Tensor | None:
     return thin.cpu().double()
 
 
-def gap(first: Sequence[Tensor | None], second: Sequence[Tensor | None]) -> Gap | None:
+class Difference(NamedTuple):
+    """Outputs of two runs beside each other, in sums that add up over batches and replicas."""
+
+    squares: float
+    """Of the differences."""
+    spread: Moments | None
+    """Of the outputs of the first run, by channel."""
+    other_spread: float
+    """Squared deviations in batches with another number of channels than the first."""
+    flips: int
+    """Decisions (the largest channel) that differ."""
+    decisions: int
+    has_channels: bool
+    """Whether every output had two or more."""
+
+    def merge(self, other: "Difference") -> "Difference":
+        """Add another one."""
+        spread, apart = _spread([self.spread, other.spread])
+        return Difference(
+            self.squares + other.squares,
+            spread,
+            self.other_spread + other.other_spread + apart,
+            self.flips + other.flips,
+            self.decisions + other.decisions,
+            self.has_channels and other.has_channels,
+        )
+
+    def gap(self) -> Gap:
+        """Relate the differences to the spread of the outputs, and flips to decisions."""
+        flips = self.flips / self.decisions if self.has_channels else None
+        if self.squares == 0:
+            return Gap(0.0, flips)
+        spread = self.other_spread
+        spread += 0.0 if self.spread is None else float(self.spread.m2.sum())
+        return Gap(math.sqrt(self.squares / spread) if spread else math.inf, flips)
+
+
+def difference(
+    first: Sequence[Tensor | None], second: Sequence[Tensor | None]
+) -> Difference | None:
     """Compare the outputs of two runs, batch by batch.
 
     Args:
@@ -52,35 +90,33 @@ def gap(first: Sequence[Tensor | None], second: Sequence[Tensor | None]) -> Gap 
     ]
     if not pairs:
         return None
-    difference = sum(float((b - a).square().sum()) for a, b in pairs)
-    spread = spread_of([a for a, _ in pairs])
-    if difference == 0:
-        return Gap(0.0, flips(pairs))
-    return Gap(math.sqrt(difference / spread) if spread else math.inf, flips(pairs))
+    squares = sum(float((b - a).square().sum()) for a, b in pairs)
+    has_channels = all(a.shape[1] >= 2 for a, _ in pairs)
+    changed = [a.argmax(1) != b.argmax(1) for a, b in pairs] if has_channels else []
+    flips, decisions = sum(int(c.sum()) for c in changed), sum(c.numel() for c in changed)
+    return Difference(
+        squares, *_spread([Moments.of(a) for a, _ in pairs]), flips, decisions, has_channels
+    )
 
 
-def spread_of(outputs: Sequence[Tensor]) -> float:
-    """Sum the squared deviations of all outputs from the mean of their channel.
+def gap(first: Sequence[Tensor | None], second: Sequence[Tensor | None]) -> Gap | None:
+    """Give the gap of two runs; see `difference`."""
+    found = difference(first, second)
+    return None if found is None else found.gap()
 
-    Where batches have other numbers of channels than the first, from the mean in the batch.
-    """
+
+def _spread(parts: Sequence[Moments | None]) -> tuple[Moments | None, float]:
+    """Pool moments; those with other numbers of channels than the first stay for themselves."""
     merged: Moments | None = None
-    total = 0.0
-    for y in outputs:
-        moments = Moments.of(y)
+    apart = 0.0
+    for moments in parts:
+        if moments is None:
+            continue
         if merged is None or merged.mean.shape == moments.mean.shape:
             merged = moments if merged is None else merged.merge(moments)
         else:
-            total += float(moments.m2.sum())
-    return total + (0.0 if merged is None else float(merged.m2.sum()))
-
-
-def flips(pairs: Sequence[tuple[Tensor, Tensor]]) -> float | None:
-    """Count decisions (the largest channel) that differ, as a share; None for one channel."""
-    if any(a.shape[1] < 2 for a, _ in pairs):
-        return None
-    changed = [a.argmax(1) != b.argmax(1) for a, b in pairs]
-    return float(torch.cat([c.flatten() for c in changed]).double().mean())
+            apart += float(moments.m2.sum())
+    return merged, apart
 
 
 def _plain(output: Any) -> Any:

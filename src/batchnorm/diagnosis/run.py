@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..distributed import Sync, meeting
 from ..errors import SurgeryError
 from ..surgery.kinds import is_lazy
 from ..surgery.recalibration.batches import Progress, run_on, shown
@@ -25,6 +26,7 @@ def diagnose(
     optimizer: torch.optim.Optimizer | None = None,
     example: Sequence[Any] | None = None,
     replicas: Sequence[Mapping[str, Tensor]] = (),
+    sync: Sync = False,
     max_batches: int = 32,
     progress: Progress | bool | None = None,
 ) -> Diagnosis:
@@ -47,7 +49,11 @@ def diagnose(
         optimizer: That of the training, to be looked at.
         example: Positional arguments of the model, to see which layer feeds which. By default
             those that it was called with on the first batch.
-        replicas: State dicts of the other replicas of a distributed training, to be compared.
+        replicas: State dicts of the other replicas of a distributed training, to be compared;
+            not needed with `sync`.
+        sync: Pool what the replicas of `torch.distributed` see, each in batches of its own: True
+            for all processes, or a ProcessGroup. All of them must call this, with the same model
+            and at least one batch, and come to the same findings.
         max_batches: How many batches are run.
         progress: Called as progress(done, total). None: a bar on stderr if that is a terminal and
             rich is installed. False: nothing.
@@ -60,6 +66,7 @@ def diagnose(
         StatisticsError: There are no batches.
         SurgeryError: The model has lazy modules that have had no input yet, or tensors without
             numbers.
+        SyncError: Another replica has failed, cannot be reached, or has another model.
         BaseException: Whatever `forward`, `loss`, the model, `batches` or Ctrl-C raise. After any
             exception the model is as it was, bit for bit.
 
@@ -74,10 +81,12 @@ def diagnose(
     """
     _refuse_empty(model)
     start = time.perf_counter()
-    with shown(progress, "diagnose") as show:
+    with meeting(sync, "diagnose") as others, shown(progress, "diagnose") as show:
         given = None if example is None else tuple(example)
         way = Way(model, forward or run_on, loss)
-        request = Request(way, batches, max_batches, optimizer, given, tuple(replicas), show)
+        request = Request(
+            way, batches, max_batches, optimizer, given, tuple(replicas), show, others
+        )
         check_request(request)
         if not layers_of(model):
             return without_layers(model)
