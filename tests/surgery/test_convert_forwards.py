@@ -1,5 +1,6 @@
 """Forwards that `convert` writes anew, and those that no graph could stand for."""
 
+import gc
 import random
 
 import pytest
@@ -146,6 +147,26 @@ class Nested(nn.Module):
     def forward(self, x):
         y = self.first(y=x, x=x * 2)
         return F.relu(self.inner(y) + y)
+
+
+def what_others_run(phase, info):
+    try:
+        assert phase
+    finally:
+        del info
+
+
+def test_what_runs_when_garbage_is_collected_is_no_part_of_a_forward():
+    before = gc.get_threshold()
+    gc.callbacks.append(what_others_run)
+    gc.set_threshold(1)
+    try:
+        fused, _ = bn.convert(randomized(Nested()), X)
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.remove(what_others_run)
+    assert fused.inner.a.activation == "silu" and fused.first.norm.activation == "relu"
+    assert gc.isenabled()
 
 
 def test_forwards_inside_rewritten_forwards():

@@ -1,28 +1,15 @@
 """`fold` on whole networks: those of `transformers`, and the three of the examples."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 import batchnorm as bn
 
 from . import architectures
+from .examples import load
 from .nets import distance, norms, randomized, reference, run
 
-PATH = Path(__file__).parents[2] / "examples" / "architectures.py"
-
-
-def examples():
-    spec = importlib.util.spec_from_file_location("example_architectures", PATH)
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-OURS = examples()
+OURS = load("architectures")
 CASES = {
     "unet": (OURS.UNet, (2, 3, 32, 32), 10, 0),
     "densenet": (OURS.DenseNet, (2, 3, 32, 32), 15, 8),

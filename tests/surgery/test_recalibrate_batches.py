@@ -11,7 +11,7 @@ from torch import nn
 import batchnorm as bn
 from batchnorm.errors import OptionError, StatisticsError, SurgeryError
 from batchnorm.surgery import Recalibration
-from batchnorm.surgery.recalibration.batches import _device
+from batchnorm.surgery.recalibration.batches import device_of
 
 from .populations import assert_population, batches, inputs_of, make
 
@@ -182,6 +182,6 @@ def test_batches_of_a_model_on_two_devices_stay_where_they_are():
         return model["here"](x)
 
     model.forward = forward
-    assert _device(model) is None and _device(model["there"]) == torch.device("meta")
+    assert device_of(model) is None and device_of(model["there"]) == torch.device("meta")
     bn.recalibrate(model, [torch.randn(4, 2)])
     assert given == ["cpu"]

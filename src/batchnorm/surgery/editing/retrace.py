@@ -7,6 +7,7 @@ forward sets, gradients or autocast switched inside.
 """
 
 import dis
+import gc
 import operator
 import random
 import sys
@@ -110,12 +111,16 @@ class _Statements:
         self._known: set[types.CodeType] = set()
 
     def __enter__(self) -> "_Statements":
+        self._collects = gc.isenabled()
+        gc.disable()  # libraries hang functions of their own on it
         self._before = sys.getprofile()
         sys.setprofile(self._look)
         return self
 
     def __exit__(self, *_: object) -> None:
         sys.setprofile(self._before)
+        if self._collects:
+            gc.enable()
 
     def _look(self, frame: types.FrameType, event: str, _: Any) -> None:
         code = frame.f_code
