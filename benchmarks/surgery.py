@@ -162,6 +162,7 @@ def insert(model: nn.Module, x: Tensor) -> Row:
     full = bn.insert(plain, x, **options).eval()
     with torch.no_grad():
         difference = apart(outputs(plain, x), outputs(full, x))
+    changes = [change for change in changes if not change.action.endswith("bias")]
     return _row(full, changes, difference, (plain, x), (full, x))
 
 
