@@ -153,7 +153,7 @@ def test_memory_is_bounded():
         layer(random((4, 3)))
     assert len(layer._corrections.latest) == REMEMBERED
     entry = layer._corrections.latest[0]
-    assert [t.shape for t in (*entry.batch, *entry.correction)] == [(3,)] * 4
+    assert [t.shape for t in (*entry.key, *entry.value)] == [(3,)] * 4
 
 
 def test_without_renorm_nothing_is_remembered():

@@ -1,7 +1,5 @@
 """What replicas have sent, so that a recomputation needs no second collective."""
 
-from collections import deque
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -9,7 +7,8 @@ from torch import Tensor
 
 from .. import distributed
 from ..errors import SyncError
-from .recomputation import REMEMBERED, is_recomputation
+from .latest import REMEMBERED, Latest
+from .recomputation import is_recomputation
 
 
 class Replicas(Protocol):
@@ -28,23 +27,11 @@ class Replicas(Protocol):
         """Let the others know."""
 
 
-@dataclass(eq=False)
-class _Entry:
-    row: Tensor
-    rows: Tensor
-    recalled: bool = False
-
-
-class Gathered:
+class Gathered(Latest[Tensor, Tensor]):
     """The latest rows of a layer, kept only where activation checkpointing may ask again.
 
-    A forward is known by the row that this replica has sent; of equal ones the latest is
-    recomputed first, as torch runs backward passes.
+    A forward is known by the row that this replica has sent.
     """
-
-    def __init__(self) -> None:
-        self.latest: deque[_Entry] = deque(maxlen=REMEMBERED)
-        self.forgotten = 0
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         """A copy remembers nothing."""
@@ -58,32 +45,20 @@ class Gathered:
             return _Again(call, self)
         return _Kept(call, self) if _may_be_recomputed() else call
 
-    def record(self, row: Tensor, rows: Tensor) -> None:
-        """Keep what a forward has got."""
-        self.forgotten += len(self.latest) == REMEMBERED
-        self.latest.append(_Entry(row, rows))
-
     def recall(self, row: Tensor) -> Tensor | None:
         """Find what the forward that has sent this row has got; None where there was none.
 
         Raises:
             SyncError: It has been forgotten.
         """
-        same = [entry for entry in self.latest if _equal(entry.row, row)]
-        if not same:
-            if self.forgotten:
-                raise SyncError(
-                    f"expected to recompute one of the latest {REMEMBERED} forward passes of this "
-                    f"synchronized layer, found an older one; call backward more often, or leave "
-                    f"the layer out of the checkpoint"
-                )
-            return None
-        if all(entry.recalled for entry in same):  # another backward pass
-            for entry in same:
-                entry.recalled = False
-        entry = next(entry for entry in reversed(same) if not entry.recalled)
-        entry.recalled = True
-        return entry.rows
+        rows = self.find(lambda known: _equal(known, row))
+        if rows is None and self.forgotten:
+            raise SyncError(
+                f"expected to recompute one of the latest {REMEMBERED} forward passes of this "
+                f"synchronized layer, found an older one; call backward more often, or leave "
+                f"the layer out of the checkpoint"
+            )
+        return rows
 
 
 class _Kept:

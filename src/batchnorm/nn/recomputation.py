@@ -6,8 +6,6 @@ so what is asked here is an operation, which no compiler looks into.
 """
 
 import itertools
-from collections import deque
-from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
 import torch
@@ -17,9 +15,7 @@ from .. import checks
 from ..compose import Correct, Pair
 from ..errors import StatisticsError
 from ..ops.library import define
-
-REMEMBERED = 64
-"""Corrections a layer keeps; a few vectors (C,) each."""
+from .latest import REMEMBERED, Latest
 
 
 def is_recomputation() -> bool:
@@ -40,26 +36,17 @@ def is_recomputation_of(like: Tensor) -> Tensor:
     return answer
 
 
-@dataclass(eq=False)
-class _Entry:
-    batch: Pair
-    """Mean and variance."""
-    correction: Pair
-    recalled: bool = False
-
-
-class Memory:
+class Memory(Latest[Pair, Pair]):
     """The latest corrections of a layer, so that a recomputation has those of the first forward.
 
     By then the running statistics, of which they are made, have moved on. A forward is known by
-    the moments of its batch; of equal ones the latest is recomputed first.
+    the moments of its batch, mean and variance.
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.number = next(_numbers)
         _memories[self.number] = self
-        self.latest: deque[_Entry] = deque(maxlen=REMEMBERED)
-        self.forgotten = 0
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         """A copy remembers nothing."""
@@ -84,34 +71,23 @@ class Memory:
 
         return kept
 
-    def record(self, batch: Pair, correction: Pair) -> None:
-        """Keep what a forward has used."""
-        self.forgotten += len(self.latest) == REMEMBERED
-        self.latest.append(_Entry(batch, correction))
-
     def recall(self, batch: Pair) -> Pair | None:
         """Find what the forward of this batch has used; None where there was none.
 
         Raises:
             StatisticsError: It has been forgotten.
         """
-        same = [entry for entry in self.latest if _equal(entry.batch, batch)]
         # A compiler may choose another order of summation for the second time.
-        same = same or [entry for entry in self.latest if _alike(entry.batch, batch)]
-        if not same:
-            if self.forgotten:
-                raise StatisticsError(
-                    f"renorm remembers {REMEMBERED} forward passes of a layer; the one to be "
-                    f"recomputed by activation checkpointing is older. Call backward more often, "
-                    f"or leave this layer out of the checkpoint"
-                )
-            return None
-        if all(entry.recalled for entry in same):  # another backward pass
-            for entry in same:
-                entry.recalled = False
-        entry = next(entry for entry in reversed(same) if not entry.recalled)
-        entry.recalled = True
-        return entry.correction
+        correction = self.find(
+            lambda known: _equal(known, batch), lambda known: _alike(known, batch)
+        )
+        if correction is None and self.forgotten:
+            raise StatisticsError(
+                f"renorm remembers {REMEMBERED} forward passes of a layer; the one to be "
+                f"recomputed by activation checkpointing is older. Call backward more often, "
+                f"or leave this layer out of the checkpoint"
+            )
+        return correction
 
 
 def _equal(known: Pair, new: Pair) -> bool:

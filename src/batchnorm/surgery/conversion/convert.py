@@ -15,7 +15,7 @@ from ..editing.prove import outputs_of, require_equal
 from ..editing.step import require_equal_step
 from ..example import Example
 from ..graph.graph import Graph
-from ..graph.watch import watch
+from ..graph.watch import eps_where_it_runs, watch
 from ..kinds import is_lazy
 from ..refuse import require_readable
 from .draft import Draft
@@ -177,7 +177,7 @@ def _prove(
         return
     terms = max(math.prod(value.shape) for graph in graphs for value in graph.values)
     wide, wide_example = copy_model(model).to(torch.float64), example.double()
-    eps = _eps_where_it_runs(wide, wide_example)
+    eps = eps_where_it_runs(wide, wide_example)
     if eps is not None:  # there, rounding hides nothing
         what = "the converted model in float64"
         wide_edited = copy_model(edited).to(torch.float64)
@@ -218,11 +218,3 @@ def _made(model: nn.Module, example: Example) -> nn.Module:
     for name, mode in modes.items():
         made.get_submodule(name).training = mode
     return made
-
-
-def _eps_where_it_runs(model: nn.Module, example: Example) -> float | None:
-    """How exact a model computes; None if it does not run, because it writes another dtype down."""
-    try:
-        return watch(model, example).eps
-    except SurgeryError:
-        return None

@@ -7,14 +7,13 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ...errors import SurgeryError
 from ...records import Change
 from ..changes import Changes
 from ..copying import copy_model
 from ..editing.prove import require_equal
 from ..example import Example
 from ..graph.graph import Graph
-from ..graph.watch import watch
+from ..graph.watch import eps_where_it_runs, watch
 from ..refuse import require_materialized, require_readable
 from .ahead import targets_ahead
 from .behind import argument, targets_behind
@@ -221,7 +220,7 @@ def _prove(
     model: nn.Module, folded: nn.Module, folds: list[Fold], example: Example, eps: float
 ) -> None:
     wide, wide_example = copy_model(model).to(torch.float64), example.double()
-    wide_eps = _eps_where_it_runs(wide, wide_example)
+    wide_eps = eps_where_it_runs(wide, wide_example)
     if wide_eps is not None:  # there, rounding hides nothing
         draft = Draft(prepared(wide))
         for one in folds:
@@ -230,11 +229,3 @@ def _prove(
         what = "the folded model in float64"
         require_equal(wide, draft.model, wide_example, wide_eps, what)
     require_equal(model, folded, example, eps, "the folded model")
-
-
-def _eps_where_it_runs(model: nn.Module, example: Example) -> float | None:
-    """How exact a model computes; None if it does not run, because it writes another dtype down."""
-    try:
-        return watch(model, example).eps
-    except SurgeryError:
-        return None

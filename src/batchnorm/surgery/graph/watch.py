@@ -73,6 +73,14 @@ def watch(model: nn.Module, example: Example, training: bool = False) -> Graph:
     return tape.finish(scratch, output)
 
 
+def eps_where_it_runs(model: nn.Module, example: Example) -> float | None:
+    """How exact a model computes; None if it does not run, because it writes another dtype down."""
+    try:
+        return watch(model, example).eps
+    except SurgeryError:
+        return None
+
+
 class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, tape: Tape) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
