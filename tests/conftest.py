@@ -9,9 +9,18 @@ from batchnorm.ops import native
 
 torch.set_num_threads(1)
 
+# Before anything imports Triton: where there is no GPU, its kernels are interpreted.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what needs the compiled kernels where there are none, or, where they must be, fail."""
+    """Skip what needs a GPU or the compiled kernels where there are none.
+
+    Where the compiled kernels must be, fail.
+    """
+    if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA GPU, and PyTorch finds none")
     if item.get_closest_marker("native") is None or native.library() is not None:
         return
     if "BATCHNORM_REQUIRE_NATIVE" in os.environ:

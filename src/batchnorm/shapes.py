@@ -52,6 +52,13 @@ def as_positions(tensor: Tensor, ndim: int) -> Tensor:
     return tensor.unsqueeze(1)
 
 
+def of_groups(share: Tensor, x: Tensor) -> Tensor:
+    """Make (N, G, *S), for G groups of neighboring channels, broadcast against (N, C, *S)."""
+    if share.dim() < 2 or share.shape[1] == 1:
+        return share
+    return share.repeat_interleave(num_channels(x) // share.shape[1], 1)
+
+
 def typical_values(x: Tensor, counted: Tensor | None = None) -> Tensor:
     """One value of every channel that is unlikely to be far from its mean, (C,).
 

@@ -8,6 +8,7 @@ from batchnorm.errors import ShapeError
 from batchnorm.ops import cpu, native
 from batchnorm.ops.activation import ACTIVATIONS
 from batchnorm.ops.affine import Affine
+from batchnorm.ops.contract import Moving
 from cases import Layout, assert_derived, largest
 
 pytestmark = pytest.mark.native
@@ -175,7 +176,7 @@ def test_a_channel_that_is_not_finite_leaves_the_others_alone(layout, bad, instr
     x = x.clone()
     x[0, 0].view(-1)[-1:] = bad
     running = torch.zeros(x.shape[1]), torch.ones(x.shape[1])
-    out = cpu.train(x, after, EPS, running=running, momentum=0.5)
+    out = cpu.train(x, after, EPS, moving=Moving(*running, 0.5))
     assert clean.finite
     assert not out.finite
     assert torch.equal(out.y[:, 1:], clean.y[:, 1:])
@@ -254,7 +255,7 @@ def test_running_statistics_are_moved():
     x, _, after = make(LAYOUTS[0])
     running = randn(65, seed=5), randn(65, seed=6).exp()
     exact = reference.step(x, torch.zeros_like(x), running, None, None, momentum=0.3, eps=EPS)
-    out = cpu.train(x, after, EPS, running=running, momentum=0.3)
+    out = cpu.train(x, after, EPS, moving=Moving(*running, 0.3))
     assert out.finite
     torch.testing.assert_close(running[0].double(), exact.running_mean, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(running[1].double(), exact.running_var, rtol=1e-6, atol=0)
@@ -296,7 +297,7 @@ def test_tensors_that_do_not_fit_are_refused():
             cpu.train(x, after, EPS)
     for running in ((good, short), (good.double(), good), (good, torch.ones(6)[::2])):
         with pytest.raises(ShapeError, match="a mean and a variance of 3 float32 values"):
-            cpu.train(x, Affine(), EPS, running=running)
+            cpu.train(x, Affine(), EPS, moving=Moving(*running, 0.1))
     vectors = cpu.train(x, Affine(), EPS).vectors
     with pytest.raises(ShapeError, match="like the input"):
         cpu.backward(torch.ones(3, 3), x, vectors, Affine(), None, (True,) * 4, False)

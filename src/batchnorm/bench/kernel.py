@@ -9,6 +9,7 @@ from torch import Tensor
 from ..ops import cpu, native
 from ..ops.activation import get
 from ..ops.affine import Affine
+from ..ops.contract import Sizes
 from .problem import EPS, Problem
 from .timing import Step
 from .unavailable import Unavailable
@@ -57,7 +58,7 @@ def _activation(problem: Problem) -> Any:
     return get("relu" if problem.case.operation.relu else None)
 
 
-def _new_signs(problem: Problem, at: cpu.Sizes) -> Tensor | None:
+def _new_signs(problem: Problem, at: Sizes) -> Tensor | None:
     """Room for one bit per value, which spares the backward the residual."""
     if problem.residual is None:
         return None

@@ -8,7 +8,7 @@ from torch import Tensor
 from .. import checks, shapes
 from ..checks import can_read, shape_text
 from ..errors import StatisticsError
-from ..moments import Estimate, Moments, mean_and_var, statistics_dtype
+from ..moments import Estimate, Moments, statistics_dtype
 from ..ops import normalize
 from ..ops.affine import Affine
 from ..weights import weigh
@@ -79,14 +79,13 @@ def _weighted(batch: Batch, weights: Tensor, options: Options) -> tuple[Tensor, 
     x, after, chunks = batch.x, batch.after, weights.shape[1]
     each = shapes.num_channels(x) // chunks
     count, effective = count.repeat_interleave(each), effective.repeat_interleave(each)
-    share = share if chunks == 1 else share.repeat_interleave(each, 1)
     known = effective > 1
     otherwise = None
     if options.otherwise is not None:
         mean, var = (t.detach().to(count.dtype).repeat(chunks) for t in options.otherwise)
         otherwise = mean, var
     if options.correct is not None:
-        r, d = options.correct(*mean_and_var(x.detach(), share))
+        r, d = options.correct(*normalize.stats(x, share))
         after = corrected(after, (torch.where(known, r, 1), torch.where(known, d, 0)))
     y, mean, var = normalize.by_shares(x, share, known, otherwise, after, options.eps)
     moments = Moments(count, mean.detach(), var.detach() * count, effective)

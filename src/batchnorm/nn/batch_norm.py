@@ -8,8 +8,9 @@ from torch import Tensor
 from .. import checks, compose, distributed, shapes
 from ..errors import BatchNormError, OptionError, ShapeError
 from ..ops import activation as activations
-from ..ops import cpu, dispatch, fused
+from ..ops import dispatch, fused
 from ..ops.affine import Affine
+from ..ops.contract import Kernels
 from .gathered import Gathered, Replicas
 from .names import label
 from .recomputation import Memory
@@ -244,32 +245,34 @@ class BatchNorm(Running):
 
         None where there is more to it: nothing has changed then, and `_normalize` does it all.
         """
-        if not dispatch.fused(input, residual):
+        kernels = dispatch.fused(input, residual)
+        if kernels is None:
             return None
         after = Affine(self.weight, self.bias, residual, activations.get(self.activation))
         if not self._fits(input, after):
             return None
         if self.is_learning():
-            return self._step_at_once(input, after)
+            return self._step_at_once(input, after, kernels)
         running = self.running_stats()
-        if running is None or not cpu.can_move(running, self.num_features):
+        if running is None or not kernels.can_move(running, input):
             return None
-        return fused.run(input, after, fused.Step(self.eps, running, constant=True))
+        return fused.run(input, after, fused.Step(kernels, self.eps, constants=running))
 
-    def _step_at_once(self, input: Tensor, after: Affine) -> Tensor | None:
+    def _step_at_once(self, input: Tensor, after: Affine, kernels: Kernels) -> Tensor | None:
         if self.virtual_batch_size is not None or self.renorm is not None:
             return None
-        running, momentum = self.movable(), self.momentum
-        if running is None or type(momentum) is not float or not 0 <= momentum <= 1:
+        moving = self.movable()
+        if moving is None or input.numel() == self.num_features:
             return None
-        single = input.numel() == self.num_features
-        if single or not cpu.can_move(running, self.num_features):
+        if not kernels.can_move(moving[:2], input):
+            return None
+        if self.nonfinite == "raise" and not checks.can_read(input):
             return None
         try:
-            output = fused.run(input, after, fused.Step(self.eps, running, momentum))
+            output = fused.run(input, after, fused.Step(kernels, self.eps, moving))
         except fused.NotFiniteError:
             return None
-        self.count_moved(running)
+        self.note_moved(moving)
         return output
 
     def _fits(self, input: Tensor, after: Affine) -> bool:

@@ -21,6 +21,7 @@ from .. import checks
 from ..errors import StatisticsError
 from ..functional import update_running_
 from ..moments import Estimate
+from ..ops.contract import Moving
 from .pool import Pool
 from .recomputation import is_recomputation, is_recomputation_of
 
@@ -103,19 +104,21 @@ class Running(_BatchNorm):
         mean, var = buffers["running_mean"], buffers["running_var"]
         return None if mean is None or var is None else (mean, var)
 
-    def movable(self) -> tuple[Tensor, Tensor] | None:
-        """Give the running statistics if a finite batch simply moves them; None otherwise."""
+    def movable(self) -> Moving | None:
+        """Give the running statistics if a batch simply moves them; None otherwise."""
         if self.paused or self.pools or not self.track_running_stats or is_recomputation():
             return None
-        return self.running_stats()
+        running, momentum = self.running_stats(), self.momentum
+        if running is None or type(momentum) is not float or not 0 <= momentum <= 1:
+            return None
+        buffers = self._buffers
+        return Moving(*running, momentum, buffers["num_nonfinite"], buffers["num_batches_tracked"])
 
-    def count_moved(self, running: tuple[Tensor, Tensor]) -> None:
-        """Do what is left to do where a kernel has moved the running statistics."""
-        if not running[0].is_inference():
-            torch.autograd.graph.increment_version(running)
-        tracked = self._buffers["num_batches_tracked"]
-        if tracked is not None:
-            tracked.add_(1)
+    def note_moved(self, moving: Moving) -> None:
+        """Tell torch what a kernel has written."""
+        if not moving.mean.is_inference():
+            written = [t for t in (*moving[:2], *moving[3:]) if isinstance(t, Tensor)]
+            torch.autograd.graph.increment_version(written)
 
     def _write(self, batch: Estimate, skip: Tensor | None, counted: int | Tensor) -> None:
         running, tracked = self.running_stats(), self._buffers["num_batches_tracked"]

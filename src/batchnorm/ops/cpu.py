@@ -1,13 +1,9 @@
-"""The phases by kernels of our own: float32 and bfloat16 on the CPU, dense in any memory format.
+"""The contract of fused kernels by the C++ library: float32 and bfloat16 on the CPU.
 
-They also take what follows the normalization, in one pass over memory: a residual and an
-activation. The statistics of a batch are one tensor (4, C) in float32, `vectors`: mean, what it
-lacks in float32, variance (correction 0), and 1/√(variance + eps). With the second, the output is
-right at any ratio of mean to standard deviation.
+The input may be dense in any memory format. The contract is in `contract`.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,14 +11,47 @@ from torch import Tensor
 from ..errors import ShapeError
 from . import native
 from .affine import Affine
+from .contract import (
+    INVSTD,
+    LOW,
+    MEAN,
+    SIGNED,
+    VAR,
+    Gradients,
+    Moving,
+    Output,
+    Pair,
+    Sizes,
+    alike,
+    check_vectors,
+    readable,
+    sizes,
+)
 
-Sizes = tuple[int, int, int]
-"""(outer, channels, inner): how the kernels see a dense tensor, inner fastest."""
-
-Pair = tuple[Tensor, Tensor]
-"""A mean and a variance."""
+__all__ = [
+    "DTYPES",
+    "INVSTD",
+    "LOW",
+    "MEAN",
+    "SIGNED",
+    "VAR",
+    "WEIGHTED",
+    "backward",
+    "can_move",
+    "evaluate",
+    "input_gradient",
+    "normalize",
+    "prepare",
+    "readable",
+    "sizes",
+    "stats",
+    "sums",
+    "train",
+]
 
 Grads = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+
+WEIGHTED = False
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 ACTIVATIONS = {
@@ -35,88 +64,28 @@ ACTIVATIONS = {
     "sigmoid": 7,
     "tanh": 8,
 }
-SIGNED = frozenset({"relu", "leaky_relu"})
-"""Activations whose slope is known from the sign of their input."""
-
-MEAN, LOW, VAR, INVSTD = range(4)
-"""Rows of `vectors`."""
-
-
-class Output(NamedTuple):
-    """What a forward gives.
-
-    Args:
-        y: Output, with the strides of the input.
-        vectors: The statistics that have normalized it, (4, C).
-        signs: Where the activation let pass, one bit per value, in an order of the kernels' own;
-            None where it was not asked for.
-        finite: Whether all statistics are finite.
-    """
-
-    y: Tensor
-    vectors: Tensor
-    signs: Tensor | None
-    finite: bool
-
-
-def sizes(x: Tensor) -> Sizes | None:
-    """Give the sizes of a tensor (N, C, *S) for the kernels; None where it is not dense.
-
-    Example:
-        >>> x = torch.empty(2, 3, 4, 5)
-        >>> sizes(x), sizes(x.to(memory_format=torch.channels_last)), sizes(x[..., ::2])
-        ((2, 3, 20), (40, 3, 1), None)
-    """
-    outer, channels = x.shape[:2]
-    if x.is_contiguous():
-        return outer, channels, x.numel() // (outer * channels) if outer * channels else 0
-    if x.movedim(1, -1).is_contiguous():
-        return x.numel() // channels, channels, 1
-    return None
-
-
-def readable(x: Tensor) -> Tensor:
-    """Give x, or, where it is not dense, a copy."""
-    return x if sizes(x) is not None else x.contiguous()
 
 
 def prepare(x: Tensor, after: Affine, at: Sizes | None = None) -> tuple[Sizes, Affine]:
-    """Convert and copy what follows where the kernels could not read it.
-
-    Args:
-        x: Input.
-        after: What follows.
-        at: What `sizes` has given for an x that is known to be for the kernels; None: it is asked.
-
-    Returns:
-        The sizes of x, and what follows.
-
-    Raises:
-        ShapeError: A tensor is not for the kernels.
-    """
+    """Convert and copy what follows where the kernels could not read it."""
     at = dense(x) if at is None else at
     weight, bias, residual, act = after
     channels = at[1]
     readable_weight = None if weight is None else _vector(weight, channels)
     readable_bias = None if bias is None else _vector(bias, channels)
-    alike = None if residual is None else _alike(residual, x)
-    if readable_weight is weight and readable_bias is bias and alike is residual:
+    laid_out = None if residual is None else alike(residual, x)
+    if readable_weight is weight and readable_bias is bias and laid_out is residual:
         return at, after
-    return at, Affine(readable_weight, readable_bias, alike, act)
+    return at, Affine(readable_weight, readable_bias, laid_out, act)
 
 
-def stats(x: Tensor) -> tuple[Tensor, bool]:
-    """Compute the statistics of every channel.
-
-    Args:
-        x: Input (N, C, *S), not empty.
-
-    Returns:
-        `vectors` for an eps of 0, and whether all are finite.
-    """
+def stats(x: Tensor, share: Tensor | None = None) -> Tensor:
+    """Compute `vectors`, of which the last row has no meaning; all positions count alike."""
+    assert share is None
     at = dense(x)
     vectors = torch.empty(4, at[1], dtype=torch.float32)
-    return vectors, _run(native.loaded().stats, packed(x, at, vectors, Affine()))
+    _run(native.loaded().stats, packed(x, at, vectors, Affine()))
+    return vectors
 
 
 def train(
@@ -124,24 +93,15 @@ def train(
     after: Affine,
     eps: float,
     signs: bool = False,
-    running: Pair | None = None,
-    momentum: float = 0.0,
+    moving: Moving | None = None,
     at: Sizes | None = None,
 ) -> Output:
-    """Normalize by the statistics of x.
-
-    Args:
-        x: Input (N, C, *S), not empty.
-        after: What follows.
-        eps: Added to the variance.
-        signs: Whether `backward` is to have signs instead of the residual.
-        running: Mean and variance (correction 1) to move, vectors (C,) in float32; they stay as
-            they are where `finite` comes out False.
-        momentum: Weight of the new value.
-        at: What `prepare` has given, with `after`; None: nothing is prepared.
-    """
-    function = native.loaded().train
-    return _forward(function, x, after, eps, signs, running, momentum, at)
+    """Normalize by the statistics of x; not finite ones move nothing, whatever the policy."""
+    running, momentum = (None, 0.0) if moving is None else (moving[:2], moving.momentum)
+    out = _forward(native.loaded().train, x, after, eps, signs, running, momentum, at)
+    if moving is not None and moving.tracked is not None and out.finite:
+        moving.tracked.add_(1)
+    return out
 
 
 def evaluate(
@@ -160,7 +120,7 @@ def evaluate(
 def normalize(x: Tensor, vectors: Tensor, after: Affine) -> Tensor:
     """Compute once more, bit for bit, what `train` or `evaluate` has given."""
     at, after = prepare(x, after)
-    _check_vectors(vectors, at)
+    check_vectors(vectors, at[1])
     y = torch.empty_like(x)
     _run(native.loaded().normalize, packed(x, at, vectors, after, None, y))
     return y
@@ -175,24 +135,13 @@ def backward(
     needs: Sequence[bool],
     constant: bool,
     at: Sizes | None = None,
-) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-    """Compute the gradients of input, weight, bias and residual.
-
-    Args:
-        grad_y: Gradient of the output.
-        x: Input.
-        vectors: What the forward has given.
-        after: What followed; the residual is not needed where there are signs.
-        signs: What the forward has given.
-        needs: Which four gradients are wanted; the others are None.
-        constant: Whether the statistics did not depend on x.
-        at: What `prepare` has given, with `after`; None: nothing is prepared.
-    """
+) -> Gradients:
+    """Compute the gradients of input, weight, bias and residual."""
     if at is None:
         at, after = prepare(x, after)
-        _check_vectors(vectors, at)
+        check_vectors(vectors, at[1])
         _check_signs(signs, x, at)
-    grad_y = _alike(grad_y, x)
+    grad_y = alike(grad_y, x)
     grad_x = torch.empty_like(x) if needs[0] else None
     grad_weight = torch.empty(at[1], dtype=torch.float32) if needs[1] else None
     grad_bias = torch.empty(at[1], dtype=torch.float32) if needs[2] else None
@@ -201,6 +150,38 @@ def backward(
     call = packed(x, at, vectors, after, signs, None, 0.0, 0.0, (None, None), constant, grads)
     _run(native.loaded().backward, call)
     return grad_x, grad_weight, grad_bias, grad_residual
+
+
+def sums(grad_y: Tensor, x: Tensor, vectors: Tensor, after: Affine) -> Tensor:
+    """Compute Σ dz and Σ dz·x̂ of every channel."""
+    needs = (False, True, True, False)
+    _, of_weight, of_bias, _ = backward(grad_y, x, vectors, after, None, needs, constant=True)
+    assert of_weight is not None
+    assert of_bias is not None
+    return torch.stack([of_bias, of_weight])
+
+
+def input_gradient(
+    grad_y: Tensor,
+    x: Tensor,
+    vectors: Tensor,
+    after: Affine,
+    totals: Tensor,
+    share: Tensor | None,
+    residual: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Compute the gradients of input and residual from sums that are given."""
+    assert share is None
+    # What is added below must not be rounded before.
+    x, grad_y = x.float(), grad_y.float()
+    wide = None if after.residual is None else after.residual.float()
+    needs = (True, False, False, residual)
+    direct, _, _, grad_residual = backward(
+        grad_y, x, vectors, after._replace(residual=wide), None, needs, constant=True
+    )
+    scale = vectors[INVSTD] if after.weight is None else vectors[INVSTD] * after.weight.float()
+    of_dz, of_dz_x_hat = -totals * scale
+    return normalize(x, vectors, Affine(of_dz_x_hat, of_dz, direct)), grad_residual
 
 
 def dense(x: Tensor) -> Sizes:
@@ -214,9 +195,10 @@ def dense(x: Tensor) -> Sizes:
     return at
 
 
-def can_move(running: Pair, channels: int) -> bool:
-    """Say whether `train` can move these running statistics."""
+def can_move(running: Pair, x: Tensor) -> bool:
+    """Say whether `train` can move these running statistics by those of x."""
     mean, var = running
+    channels = x.shape[1]
     return _is_vector(mean, channels) and _is_vector(var, channels)
 
 
@@ -232,7 +214,7 @@ def _forward(
 ) -> Output:
     if at is None:
         at, after = prepare(x, after)
-        if running is not None and not can_move(running, at[1]):
+        if running is not None and not can_move(running, x):
             raise ShapeError(
                 f"expected a mean and a variance of {at[1]} float32 values each for a kernel, found"
                 f" {', '.join(f'{tuple(t.shape)}, {t.dtype} on {t.device}' for t in running)}"
@@ -246,14 +228,6 @@ def _forward(
 def _sign_words(x: Tensor, at: Sizes) -> int:
     words: int = native.loaded().sign_words(*at, DTYPES[x.dtype])
     return words
-
-
-def _check_vectors(vectors: Tensor, at: Sizes) -> None:
-    if vectors.shape != (4, at[1]) or vectors.dtype is not torch.float32:
-        raise ShapeError(
-            f"expected the vectors of {at[1]} channels, (4, {at[1]}) in float32, "
-            f"found {tuple(vectors.shape)}, {vectors.dtype}"
-        )
 
 
 def _check_signs(signs: Tensor | None, x: Tensor, at: Sizes) -> None:
@@ -353,17 +327,3 @@ def _is_vector(vector: Tensor, channels: int) -> bool:
         and vector.is_contiguous()
         and vector.is_cpu
     )
-
-
-def _alike(tensor: Tensor, x: Tensor) -> Tensor:
-    """Give it the dtype and the strides of x."""
-    if tensor.shape != x.shape:
-        raise ShapeError(
-            f"expected a tensor like the input for a kernel, {tuple(x.shape)}, found shape "
-            f"{tuple(tensor.shape)}"
-        )
-    # Where a size is 1, its stride has no meaning.
-    same = tensor.stride() == x.stride() or (tensor.is_contiguous() and x.is_contiguous())
-    if same and tensor.dtype is x.dtype and tensor.is_cpu:
-        return tensor
-    return torch.empty_like(x).copy_(tensor.detach())

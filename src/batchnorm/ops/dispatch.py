@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from .. import checks
-from . import aten, composite, cpu, native
+from . import aten, composite, cpu, native, triton
+from .contract import Kernels
 
 # While compiling, its result is an object that is never None.
 _peek = torch._C._functorch.peek_interpreter_stack
@@ -20,29 +21,33 @@ def in_transform() -> bool:
     )
 
 
-def fused(x: Tensor, residual: Tensor | None = None) -> bool:
-    """Say whether the CPU kernels serve an input, and a residual of its shape."""
-    return (
-        x.is_cpu
-        and x.dtype in cpu.DTYPES
+def own(x: Tensor) -> Kernels | None:
+    """Give the fused kernels for the device and the dtype of a tensor; None: there are none."""
+    if x.is_cpu:
+        return cpu if x.dtype in cpu.DTYPES and native.library() is not None else None
+    return triton.kernels(x) if x.is_cuda else None
+
+
+def fused(x: Tensor, residual: Tensor | None = None) -> Kernels | None:
+    """Give the fused kernels that serve an input, and a residual of its shape, in eager code."""
+    if (
+        checks.can_wait(x)
         and (residual is None or (residual.dtype is x.dtype and checks.can_wait(residual)))
-        and checks.can_wait(x)
         and not in_transform()
         and x.numel() > 0
-        and native.library() is not None
-    )
+    ):
+        return own(x)
+    return None
 
 
 def compiled(x: Tensor, residual: Tensor | None = None) -> bool:
-    """Say whether a graph that is being compiled is to have the CPU kernels as operations."""
+    """Say whether a graph that is being compiled is to have fused kernels as operations."""
     return (
         torch.compiler.is_compiling()
         and not checks.is_exporting()
         and not isinstance(_peek(), torch._C._functorch.CInterpreter)
-        and x.is_cpu
-        and x.dtype in cpu.DTYPES
         and (residual is None or residual.dtype is x.dtype)
-        and native.library() is not None
+        and own(x) is not None
     )
 
 

@@ -1,4 +1,4 @@
-"""Normalization with all that follows as one differentiable step by the CPU kernels.
+"""Normalization with all that follows as one differentiable step by fused kernels.
 
 It keeps for the backward pass the input and vectors (C,), and, where there is a residual, one bit
 per value, or, where a bit is not enough to know the slope of the activation, the residual.
@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import composite, cpu, recompute
+from . import composite, recompute
 from .affine import Affine, finish
-from .cpu import INVSTD, MEAN, Pair, Sizes
+from .contract import INVSTD, MEAN, SIGNED, Kernels, Moving, Pair, Sizes, sizes
 
 
 class NotFiniteError(Exception):
@@ -23,42 +23,39 @@ class Step:
     """How a forward is to be done, and what it has found.
 
     Args:
+        kernels: By what.
         eps: Added to the variance.
-        running: Where `constant`, the mean and variance to normalize by; otherwise those to move,
-            or None. Vectors (C,) in float32.
-        momentum: Weight of the new value.
-        constant: Whether the statistics do not depend on the input.
+        moving: Running statistics to move.
+        constants: The mean and variance to normalize by, (C,) in float32; None: those of the input.
     """
 
-    __slots__ = ("after", "at", "constant", "eps", "momentum", "running", "vectors")
+    __slots__ = ("after", "at", "constants", "eps", "kernels", "moving", "vectors")
 
     at: Sizes
-    """As `cpu.prepare` gives them, with `after`."""
+    """As `Kernels.prepare` gives them, with `after`."""
     after: Affine
 
     vectors: Tensor
-    """As in `cpu.Output`, once the forward has run."""
+    """As in `contract.Output`, once the forward has run."""
 
     def __init__(
         self,
+        kernels: Kernels,
         eps: float,
-        running: Pair | None = None,
-        momentum: float = 0.0,
-        constant: bool = False,
+        moving: Moving | None = None,
+        constants: Pair | None = None,
     ) -> None:
-        self.eps, self.running = eps, running
-        self.momentum, self.constant = momentum, constant
+        self.kernels, self.eps = kernels, eps
+        self.moving, self.constants = moving, constants
 
     def forward(self, x: Tensor, signs: bool) -> tuple[Tensor, Tensor | None]:
         """Compute the output, and the signs if they are asked for."""
-        if self.constant:
-            assert self.running is not None
-            out = cpu.evaluate(x, self.after, self.eps, self.running, signs, self.at)
+        if self.constants is not None:
+            out = self.kernels.evaluate(x, self.after, self.eps, self.constants, signs, self.at)
         else:
-            running, momentum = self.running, self.momentum
-            out = cpu.train(x, self.after, self.eps, signs, running, momentum, self.at)
+            out = self.kernels.train(x, self.after, self.eps, signs, self.moving, self.at)
             # Before anything is saved: whoever counts what is saved shall not see two attempts.
-            if running is not None and not out.finite:
+            if self.moving is not None and out.finite is False:
                 raise NotFiniteError
         self.vectors = out.vectors
         return out.y, out.signs
@@ -71,10 +68,10 @@ def run(x: Tensor, after: Affine, step: Step) -> Tensor:
         NotFiniteError: The running statistics could not be moved; nothing has changed.
     """
     weight, bias, residual, act = after
-    at = cpu.sizes(x)
+    at = sizes(x)
     if at is None:
         x = x.contiguous()
-    step.at, step.after = cpu.prepare(x, after, at)
+    step.at, step.after = step.kernels.prepare(x, after, at)
     if not torch.is_grad_enabled() or not (
         x.requires_grad
         or (weight is not None and weight.requires_grad)
@@ -84,18 +81,18 @@ def run(x: Tensor, after: Affine, step: Step) -> Tensor:
         return step.forward(x, False)[0]
     y: Tensor = _apply(x, weight, bias, residual, act, step)
     if recompute.is_active():
-        offer(y, x, after, step.vectors)
+        offer(step.kernels, y, x, after, step.vectors)
     return y
 
 
-def offer(y: Tensor, x: Tensor, after: Affine, vectors: Tensor) -> None:
+def offer(kernels: Kernels, y: Tensor, x: Tensor, after: Affine, vectors: Tensor) -> None:
     """Let what saves y keep what y can be computed from instead."""
     # Clones: a training step may change them before the backward pass needs them.
     weight, bias = (t if t is None else t.detach().clone() for t in after[:2])
     act = after.act  # `after` would keep the residual, and with it what came before
 
     def make(x: Tensor, residual: Tensor | None) -> Tensor:
-        return cpu.normalize(x, vectors, Affine(weight, bias, residual, act))
+        return kernels.normalize(x, vectors, Affine(weight, bias, residual, act))
 
     recompute.offer(y, (x, after.residual), make)
 
@@ -112,11 +109,12 @@ class _Fused(torch.autograd.Function):
         step: Step,
     ) -> Tensor:
         has_slope = residual is not None and act is not None
-        signed = has_slope and act.name in cpu.SIGNED
+        signed = has_slope and act.name in SIGNED
         y, signs = step.forward(x, signed)
         kept = residual if has_slope and not signed else None
         ctx.save_for_backward(x, weight, bias, kept, step.vectors, signs)
-        ctx.act, ctx.eps, ctx.constant = act, step.eps, step.constant
+        ctx.act, ctx.eps, ctx.constant = act, step.eps, step.constants is not None
+        ctx.kernels = step.kernels
         # What was converted is not kept; it is converted again.
         given = weight, bias, residual
         same = all(a is b for a, b in zip(step.after, given, strict=False))
@@ -132,7 +130,8 @@ class _Fused(torch.autograd.Function):
         if torch.is_grad_enabled():  # create_graph
             grad = _differentiable(grad_y, x, after, vectors, signs, needs, ctx)
         else:
-            grad = cpu.backward(grad_y, x, vectors, after, signs, needs, ctx.constant, ctx.at)
+            given = grad_y, x, vectors, after, signs, needs, ctx.constant, ctx.at
+            grad = ctx.kernels.backward(*given)
         return (
             grad[0],
             _as(grad[1], weight),
@@ -167,7 +166,7 @@ def _differentiable(
         mean, invstd = vectors[MEAN], vectors[INVSTD]
     else:
         _, mean, _, invstd = composite.standardize(x, None, None, ctx.eps)
-    grad_z = _before(grad_y, x, after, vectors, signs, (mean, invstd))
+    grad_z = _before(grad_y, x, after, vectors, signs, (mean, invstd), ctx.kernels)
     backward = composite.backward_constant if ctx.constant else composite.backward
     grads = backward(grad_z, x, mean, invstd, after.weight, needs[:3])
     return *grads, grad_z.to(x.dtype) if needs[3] else None
@@ -180,6 +179,7 @@ def _before(
     vectors: Tensor,
     signs: Tensor | None,
     by: Pair,
+    kernels: Kernels,
 ) -> Tensor:
     """The gradient before the activation, in the dtype of the statistics."""
     grad_y = grad_y.to(vectors.dtype)
@@ -189,7 +189,7 @@ def _before(
     if signs is not None:  # the slope is a constant, which the kernel gives for a gradient of 1
         needs = (False, False, False, True)
         ones = torch.ones_like(x)
-        slope = cpu.backward(ones, x.detach(), vectors, after, signs, needs, True)[3]
+        slope = kernels.backward(ones, x.detach(), vectors, after, signs, needs, True)[3]
         assert slope is not None
         return grad_y * slope
     z = composite.normalize(x, *by, after.weight, after.bias)

@@ -1,4 +1,4 @@
-"""The CPU kernels as operations of torch, so that compilers see them as one step each.
+"""Fused kernels as operations of torch, so that compilers see them as one step each.
 
 Eager code calls the kernels without this detour. Here the residual is always kept instead of signs:
 how many of these there are is not known for sizes that are not fixed.
@@ -10,18 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import activation, cpu
+from . import activation, dispatch
 from .affine import Affine
+from .contract import Kernels, Pair, readable
 
 NAMESPACE = torch.library.Library("batchnorm", "DEF")  # type: ignore[no-untyped-call]
 
 ops = torch.ops.batchnorm
 
+_DEVICES = "CPU", "CUDA"
+
 _AFTER = "Tensor? weight, Tensor? bias, Tensor? residual, str? activation"
 
 
 def define(
-    signature: str, implementation: Callable[..., Any], fake: Callable[..., Any], key: str
+    signature: str, implementation: Callable[..., Any], fake: Callable[..., Any], *keys: str
 ) -> None:
     """Make an operation of ours known to torch.
 
@@ -29,22 +32,23 @@ def define(
         signature: Its schema.
         implementation: What computes it.
         fake: The same for tensors without values.
-        key: For which tensors: "CPU", or "CompositeExplicitAutograd" for all.
+        keys: For which tensors: "CPU", "CUDA", or "CompositeExplicitAutograd" for all.
     """
     name = signature.partition("(")[0]
     NAMESPACE.define(signature, tags=torch.Tag.pt2_compliant_tag)  # type: ignore[no-untyped-call]
-    NAMESPACE.impl(name, implementation, key)  # type: ignore[no-untyped-call]
+    for key in keys:
+        NAMESPACE.impl(name, implementation, key)  # type: ignore[no-untyped-call]
     torch.library.register_fake(f"batchnorm::{name}", fake, lib=NAMESPACE)
 
 
 def train(x: Tensor, after: Affine, eps: float) -> tuple[Tensor, Tensor]:
-    """Normalize by the statistics of x, as `cpu.train`; return the vectors as well."""
+    """Normalize by the statistics of x, as `Kernels.train`; return the vectors as well."""
     y, vectors = ops.train.default(x, eps, *_named(after))
     return y, vectors
 
 
-def evaluate(x: Tensor, after: Affine, eps: float, running: cpu.Pair) -> Tensor:
-    """Normalize by a mean and a variance that are given, as `cpu.evaluate`."""
+def evaluate(x: Tensor, after: Affine, eps: float, running: Pair) -> Tensor:
+    """Normalize by a mean and a variance that are given, as `Kernels.evaluate`."""
     y: Tensor = ops.evaluate.default(x, *running, eps, *_named(after))[0]
     return y
 
@@ -59,15 +63,22 @@ def _affine(
     return Affine(weight, bias, residual, activation.get(name))
 
 
+def _kernels(x: Tensor) -> Kernels:
+    kernels = dispatch.own(x)
+    if kernels is None:
+        raise RuntimeError(f"batchnorm: a graph was compiled for kernels that {x.device} has not")
+    return kernels
+
+
 def _train(x: Tensor, eps: float, *after: Any) -> tuple[Tensor, Tensor]:
-    out = cpu.train(cpu.readable(x), _affine(*after), eps)
+    out = _kernels(x).train(readable(x), _affine(*after), eps)
     return out.y, out.vectors
 
 
 def _evaluate(
     x: Tensor, mean: Tensor, var: Tensor, eps: float, *after: Any
 ) -> tuple[Tensor, Tensor]:
-    out = cpu.evaluate(cpu.readable(x), _affine(*after), eps, (mean, var))
+    out = _kernels(x).evaluate(readable(x), _affine(*after), eps, (mean, var))
     return out.y, out.vectors
 
 
@@ -79,20 +90,20 @@ def _backward(
     needs: list[bool],
     *after: Any,
 ) -> tuple[Tensor, ...]:
-    x = cpu.readable(x)
-    grads = cpu.backward(grad_y, x, vectors, _affine(*after), None, needs, constant)
+    x = readable(x)
+    grads = _kernels(x).backward(grad_y, x, vectors, _affine(*after), None, needs, constant)
     return tuple(x.new_empty(0) if grad is None else grad for grad in grads)
 
 
 def _fake_forward(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     vectors = x.new_empty((4, x.shape[1]), dtype=torch.float32)
-    return torch.empty_like(cpu.readable(x)), vectors
+    return torch.empty_like(readable(x)), vectors
 
 
 def _fake_backward(
     grad_y: Tensor, x: Tensor, vectors: Tensor, constant: bool, needs: list[bool], *_: Any
 ) -> tuple[Tensor, ...]:
-    whole = torch.empty_like(cpu.readable(x))
+    whole = torch.empty_like(readable(x))
     vector = vectors.new_empty(vectors.shape[1])
     like = whole, vector, vector, whole
     nothing = x.new_empty(0)
@@ -130,19 +141,21 @@ def _differentiate(ctx: Any, grad_y: Tensor, _: Any) -> tuple[Tensor | None, ...
     )
 
 
-define(f"train(Tensor x, float eps, {_AFTER}) -> (Tensor, Tensor)", _train, _fake_forward, "CPU")
+define(
+    f"train(Tensor x, float eps, {_AFTER}) -> (Tensor, Tensor)", _train, _fake_forward, *_DEVICES
+)
 define(
     f"evaluate(Tensor x, Tensor mean, Tensor var, float eps, {_AFTER}) -> (Tensor, Tensor)",
     _evaluate,
     _fake_forward,
-    "CPU",
+    *_DEVICES,
 )
 define(
     "backward(Tensor grad_y, Tensor x, Tensor vectors, bool constant, bool[4] needs, "
     f"{_AFTER}) -> (Tensor, Tensor, Tensor, Tensor)",
     _backward,
     _fake_backward,
-    "CPU",
+    *_DEVICES,
 )
 for _name in ("train", "evaluate"):
     torch.library.register_autograd(

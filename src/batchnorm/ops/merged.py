@@ -14,7 +14,8 @@ from torch import Tensor
 from .. import shapes
 from ..moments import center_shifted, statistics_dtype
 from ..weights import weigh
-from . import cpu, dispatch
+from . import dispatch
+from .contract import LOW, MEAN, VAR, readable
 
 REFUSED, COUNT, EFFECTIVE, VALUES, THERE, HEAD = range(6)
 """Where a row has what; the vectors (C,) follow from `HEAD` on."""
@@ -123,9 +124,10 @@ def own_part(x: Tensor, weights: Tensor | None, there: Tensor | None) -> Part:
 
 
 def _moments(x: Tensor, share: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    if share is None and not torch.is_grad_enabled() and dispatch.fused(x):
-        vectors, _ = cpu.stats(cpu.readable(x))
-        return vectors[cpu.MEAN], vectors[cpu.LOW], vectors[cpu.VAR]
+    own = None if torch.is_grad_enabled() else dispatch.fused(x)
+    if own is not None and (share is None or own.WEIGHTED):
+        vectors = own.stats(readable(x), share)
+        return vectors[MEAN], vectors[LOW], vectors[VAR]
     _, mean, var, shift = center_shifted(x, share)
     return shift, mean, var
 

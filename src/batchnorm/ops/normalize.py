@@ -1,7 +1,7 @@
 """The phases as one differentiable step each, by the route that suits the tensor.
 
-`residual` is added after scale and shift, and `act` is applied last. Where the CPU kernels serve,
-it is one call of them: in eager code through an autograd Function, in a compiled graph as one
+`residual` is added after scale and shift, and `act` is applied last. Where fused kernels serve, it
+is one call of them: in eager code through an autograd Function, in a compiled graph as one
 operation. All else within a compiled graph, a function transform or a forward-mode derivative, and
 small tensors, go through torch's own autograd; large ones through one autograd Function here, which
 keeps the input, vectors (C,) and at most one tensor for the activation.
@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from .. import shapes
-from . import composite, cpu, dispatch, fused, library
+from ..moments import mean_and_var
+from . import composite, dispatch, fused, library, shares
 from .activation import Activation
 from .affine import Affine, finish
+from .contract import MEAN, VAR, readable
 
 SMALL = 2**16
 """Up to so many values, and without a kernel of ours, PyTorch's own autograd is used: a Function
@@ -24,22 +26,32 @@ costs more than the memory it saves is worth (64×64, one thread, forward and ba
 against 70 µs)."""
 
 
-def stats(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute mean and variance (correction 0) of every channel; not differentiable."""
-    if dispatch.fused(x):
-        vectors, _ = cpu.stats(cpu.readable(x.detach()))
-        return vectors[cpu.MEAN], vectors[cpu.VAR]
+def stats(x: Tensor, share: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Compute mean and variance (correction 0) of every channel; not differentiable.
+
+    Args:
+        x: Input (N, C, *S), not empty.
+        share: How much each position counts, (N, G, *S), as in `by_shares`; None: all alike.
+    """
+    x = x.detach()
+    own = dispatch.fused(x)
+    if own is not None and (share is None or own.WEIGHTED):
+        vectors = own.stats(readable(x), share)
+        return vectors[MEAN], vectors[VAR]
+    if share is not None:
+        return mean_and_var(x, shapes.of_groups(share, x))
     # Of PyTorch's kernel, compilers do not know what it returns for a size that is not fixed.
     kernels = composite if torch.compiler.is_compiling() else dispatch.kernels(x)
-    mean, var = kernels.stats(x.detach())
+    mean, var = kernels.stats(x)
     return mean, var
 
 
 def by_batch(x: Tensor, after: Affine, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Normalize by the statistics of x; return its mean and variance (correction 1) as well."""
     weight, bias, residual, act = after
-    if dispatch.fused(x, residual):
-        step = fused.Step(eps)
+    own = dispatch.fused(x, residual)
+    if own is not None:
+        step = fused.Step(own, eps)
         y = fused.run(x, after, step)
         return y, *_unbiased(step.vectors, x)
     if dispatch.compiled(x, residual):
@@ -56,7 +68,7 @@ def by_batch(x: Tensor, after: Affine, eps: float) -> tuple[Tensor, Tensor, Tens
 
 def _unbiased(vectors: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     count = shapes.count_per_channel(x.shape)
-    return vectors[cpu.MEAN], vectors[cpu.VAR] * (count / (count - 1))
+    return vectors[MEAN], vectors[VAR] * (count / (count - 1))
 
 
 def by_shares(
@@ -71,7 +83,8 @@ def by_shares(
 
     Args:
         x: Input (N, C, *S).
-        share: As in `moments.mean_and_var`.
+        share: Weight of each position, (N, G, *S) for G groups of neighboring channels; in each
+            the sum is 1, or 0.
         known: Which channels have statistics, bool (C,).
         otherwise: Mean and variance for those that have none; None: they become bias.
         after: What follows.
@@ -81,6 +94,10 @@ def by_shares(
         Output, mean and variance (correction 0) of x.
     """
     weight, bias, residual, act = after
+    own = dispatch.fused(x, residual)
+    if own is not None and own.WEIGHTED:
+        return shares.normalize(x, shares.Shares(share, known, otherwise, eps), after, own)
+    share = shapes.of_groups(share, x)
     if _by_autograd(x):
         z, mean, var, _, _ = composite.standardize_shared(
             x, share, known, weight, bias, eps, otherwise
@@ -94,8 +111,9 @@ def by_shares(
 def by_constants(x: Tensor, mean: Tensor, var: Tensor, after: Affine, eps: float) -> Tensor:
     """Normalize by statistics that do not depend on x, in their dtype."""
     weight, bias, residual, act = after
-    if mean.dtype is torch.float32 and dispatch.fused(x, residual):
-        return fused.run(x, after, fused.Step(eps, (mean, var), constant=True))
+    own = dispatch.fused(x, residual) if mean.dtype is torch.float32 else None
+    if own is not None:
+        return fused.run(x, after, fused.Step(own, eps, constants=(mean, var)))
     if mean.dtype is torch.float32 and dispatch.compiled(x, residual):
         return library.evaluate(x, after, eps, (mean, var))
     if _by_autograd(x):
