@@ -34,6 +34,13 @@ TORCH_ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.nn.Sigmoid(),
     "tanh": torch.nn.Tanh(),
 }
+GPU = "gpu"
+# Interpreted, a kernel takes a thousand times as long.
+TRITON = (
+    pytest.param(ALONE, marks=pytest.mark.slow),
+    pytest.param(SHARED, marks=pytest.mark.slow),
+    pytest.param(GPU, marks=pytest.mark.gpu),
+)
 ROUTES = ("kernels", "torch-autograd", "function-aten")
 ALL_ROUTES = (*ROUTES, "function-composite", "autograd-composite")
 
@@ -47,6 +54,8 @@ def take_route(monkeypatch, route: str) -> None:
     if route in (ALONE, SHARED):
         interpret(monkeypatch, route)
         return
+    if route == GPU:
+        return  # by the device of the tensors
     monkeypatch.setattr(ops.native, "_library", None)
     if route.startswith("function"):
         monkeypatch.setattr(ops.normalize, "SMALL", 0)

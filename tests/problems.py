@@ -79,8 +79,11 @@ Solution = dict[str, Tensor | None]
 Normalize = Callable[..., Tensor]
 
 
-def solve(normalize: Normalize, problem: Problem) -> Solution:
+def solve(normalize: Normalize, problem: Problem, device: str = "cpu") -> Solution:
     """Output, gradients and new running statistics by a function of the tensors of a problem."""
+    if problem.x.device.type != device:
+        solution = solve(normalize, on_device(problem, device), device)
+        return {name: None if t is None else t.cpu() for name, t in solution.items()}
     leaves = [
         None if t is None else t.detach().requires_grad_()  # a clone would lie otherwise
         for t in (problem.x, problem.weight, problem.bias, problem.residual)
@@ -92,6 +95,20 @@ def solve(normalize: Normalize, problem: Problem) -> Solution:
     y.backward(problem.grad_y)
     grads = [None if t is None else t.grad for t in leaves]
     return dict(zip(reference.Result._fields, (y.detach(), *grads, *running), strict=True))
+
+
+def on_device(problem: Problem, device: str) -> Problem:
+    """Bring its tensors to a device; they lie there as they did."""
+
+    def moved(t: Any) -> Any:
+        if isinstance(t, tuple):
+            return tuple(map(moved, t))
+        if t is None:
+            return None
+        flat = t.as_strided((t.untyped_storage().nbytes() // t.element_size(),), (1,), 0)
+        return flat.to(device).as_strided(t.shape, t.stride(), t.storage_offset())
+
+    return Problem(*map(moved, problem))
 
 
 def our_way(kind: Kind, **more: Any) -> Normalize:
@@ -178,9 +195,9 @@ def conditions(kind: Kind, problem: Problem) -> dict[str, Tensor]:
     }
 
 
-def assert_parity(kind: Kind, problem: Problem) -> None:
+def assert_parity(kind: Kind, problem: Problem, device: str = "cpu") -> None:
     """Hold the implementation to the specification, at the tolerance that is derived."""
-    assert_close_to_exact(kind, problem, solve(our_way(kind), problem))
+    assert_close_to_exact(kind, problem, solve(our_way(kind), problem, device))
 
 
 def assert_close_to_exact(kind: Kind, problem: Problem, ours: Solution) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from batchnorm import reference
 from batchnorm.errors import StatisticsError
-from cases import ALL_ROUTES, DTYPES, LAYOUTS, take_route
+from cases import ALL_ROUTES, DTYPES, GPU, LAYOUTS, TRITON, take_route
 from covering import covering, pairs, seen
 from kinds import AFFINES, AXES, HIDES, LIMITS, MODES, REFUSED, Kind
 from problems import EPS, assert_parity, make_problem, our_way, solve
@@ -19,6 +19,24 @@ KINDS = [Kind(**case) for case in CASES] + [
     for layout, affine in zip(LAYOUTS, itertools.cycle(AFFINES), strict=False)
     for mode in MODES
 ]
+
+each_route = pytest.mark.parametrize("route", [*ALL_ROUTES, *TRITON])
+
+
+def each_route_with(*dtypes):
+    """Every route with every dtype that it is for."""
+    of_all = [(route, dtype) for dtype in dtypes for route in ALL_ROUTES]
+    of_gpus = [
+        pytest.param(*param.values, dtype, marks=param.marks)
+        for dtype in dtypes
+        if dtype is not torch.float64
+        for param in TRITON
+    ]
+    return pytest.mark.parametrize(("route", "dtype"), [*of_all, *of_gpus], ids=str)
+
+
+def device_of(route):
+    return "cuda" if route == GPU else "cpu"
 
 
 def test_every_pair_of_values_is_seen_in_some_case():
@@ -41,16 +59,14 @@ def test_renormalization_is_clipped_in_some_channels_and_not_in_others():
         assert ((values > low) & (values < high)).any()
 
 
-@pytest.mark.parametrize("route", ALL_ROUTES)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@each_route_with(*DTYPES)
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_batch_norm_agrees_with_reference(kind, dtype, route, monkeypatch):
     take_route(monkeypatch, route)
-    assert_parity(kind, make_problem(kind, dtype))
+    assert_parity(kind, make_problem(kind, dtype), device_of(route))
 
 
-@pytest.mark.parametrize("route", ALL_ROUTES)
-@pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
+@each_route_with(*DTYPES[:2])
 @pytest.mark.parametrize(
     ("mean", "std"), [(1e6, 1), (1e3, 1e-3), (-1e6, 1e-2), (0, 1e-40), (0, 1e15)]
 )
@@ -68,7 +84,7 @@ def test_batch_norm_agrees_with_reference_on_hostile_scales(
     kind, mean, std, dtype, route, monkeypatch
 ):
     take_route(monkeypatch, route)
-    assert_parity(kind, make_problem(kind, dtype, mean, std))
+    assert_parity(kind, make_problem(kind, dtype, mean, std), device_of(route))
 
 
 @pytest.mark.parametrize("route", ALL_ROUTES)
@@ -85,7 +101,7 @@ def test_one_value_that_counts_is_refused(one, other, mode, route, monkeypatch):
     assert all(map(torch.equal, problem.running, before))
 
 
-@pytest.mark.parametrize("route", ALL_ROUTES)
+@each_route
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("mask", AXES["mask"][1:])
 @pytest.mark.parametrize("activation", [None, "sigmoid", "gelu"])
@@ -101,13 +117,13 @@ def test_masked_positions_are_zero_and_have_no_gradient(activation, mask, mode, 
         degenerate="running",
     )
     problem = make_problem(kind, torch.float32)
-    solution = solve(our_way(kind), problem)
+    solution = solve(our_way(kind), problem, device_of(route))
     for name in ("output", "grad_input", "grad_residual"):
         there = solution[name].movedim(1, -1)[~problem.mask]
         assert torch.equal(there, torch.zeros_like(there)), name
 
 
-@pytest.mark.parametrize("route", ALL_ROUTES)
+@pytest.mark.parametrize("route", [*ALL_ROUTES, *TRITON[:2]])
 @pytest.mark.parametrize("mode", MODES)
 def test_no_argument_is_changed_but_the_running_statistics_in_training(mode, route, monkeypatch):
     take_route(monkeypatch, route)

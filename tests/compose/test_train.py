@@ -7,12 +7,12 @@ from batchnorm import compose, reference, shapes
 from batchnorm.functional import batch_norm
 from batchnorm.moments import Estimate
 from batchnorm.ops.affine import Affine
-from cases import DTYPES, ROUTES, take_route
+from cases import DTYPES, ROUTES, TRITON, take_route
 
 EPS, NAN, INF = 1e-3, float("nan"), float("inf")
 
 
-@pytest.fixture(params=ROUTES)
+@pytest.fixture(params=[*ROUTES, TRITON[0]])
 def route(request, monkeypatch):
     take_route(monkeypatch, request.param)
 

@@ -12,8 +12,19 @@ from rich.table import Table
 if TYPE_CHECKING:
     from torch import Tensor
 
-_PACKAGES = ("batchnorm", "torch", "numpy", "scipy", "scikit-learn", "joblib", "altair", "typer")
+_PACKAGES = (
+    "batchnorm",
+    "torch",
+    "triton",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "joblib",
+    "altair",
+    "typer",
+)
 _OURS, _TORCH, _PLAIN = "compiled kernels", "PyTorch's kernels", "plain PyTorch operations"
+_GPU = "Triton kernels"
 
 
 def command(
@@ -43,7 +54,7 @@ def _facts() -> dict[str, str]:
     facts["threads"] = str(torch.get_num_threads())
     facts["processor"] = torch.backends.cpu.get_cpu_capability()
     facts["GPU"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    return {**facts, _OURS: _compiled(), **_served()}
+    return {**facts, _OURS: _compiled(), _GPU: _triton(), **_served()}
 
 
 def _compiled() -> str:
@@ -63,6 +74,19 @@ def _compiled() -> str:
     return f"{library.instructions}, {threads}, {cache}; {library.path}"
 
 
+def _triton() -> str:
+    """Say for which GPUs there are kernels, or why there are none and what helps."""
+    import torch
+
+    from ..ops import triton
+
+    if not torch.cuda.is_available():
+        return f"none: {triton.reason()}"
+    devices = range(torch.cuda.device_count())
+    found = [f"{torch.cuda.get_device_name(i)}: {triton.reason(i) or 'served'}" for i in devices]
+    return "; ".join(found)
+
+
 def _served() -> dict[str, str]:
     """Say which path serves which case, as the dispatch itself decides, and why not another."""
     import torch
@@ -76,19 +100,33 @@ def _served() -> dict[str, str]:
         "float32 on the CPU": (torch.empty(large), absent),
         "bfloat16 on the CPU": (torch.empty(large, dtype=torch.bfloat16), absent),
         "float64, float16 on the CPU": (torch.empty(large, dtype=torch.float64), narrow),
-        "CUDA": (torch.empty(large, device="cuda"), "") if torch.cuda.is_available() else None,
+        **(_on_gpus(large) if torch.cuda.is_available() else {}),
         "other devices": (torch.empty(large, device="meta"), "; PyTorch's are for CPU and CUDA"),
     }
-    served = {name: _path(case[0]) + case[1] for name, case in cases.items() if case is not None}
+    served = {name: _path(x) + reason for name, (x, reason) in cases.items()}
     served["in vmap, grad, jvp"] = f"{_transformed()}; the others are opaque to transforms"
     return served
+
+
+def _on_gpus(shape: tuple[int, ...]) -> dict[str, tuple["Tensor", str]]:
+    import torch
+
+    from ..ops import triton
+
+    reason = triton.reason(torch.cuda.current_device())
+    absent = "" if reason is None else f"; {reason}"
+    narrow = "; the Triton kernels take float32, bfloat16 and float16"
+    return {
+        "float32, bfloat16, float16 on CUDA": (torch.empty(shape, device="cuda"), absent),
+        "float64 on CUDA": (torch.empty(shape, dtype=torch.float64, device="cuda"), narrow),
+    }
 
 
 def _path(x: "Tensor") -> str:
     from ..ops import aten, dispatch
 
-    if dispatch.fused(x):
-        return _OURS
+    if dispatch.fused(x) is not None:
+        return _OURS if x.is_cpu else _GPU
     return _TORCH if dispatch.kernels(x) is aten else _PLAIN
 
 

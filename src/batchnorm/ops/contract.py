@@ -76,6 +76,10 @@ class Kernels(Protocol):
     def WEIGHTED(self) -> bool:
         """Whether `stats` and `input_gradient` take shares of positions."""
 
+    @property
+    def LOOKS(self) -> bool:
+        """Whether `train` says if all statistics are finite; that would make a GPU wait."""
+
     def prepare(self, x: Tensor, after: Affine, at: Sizes | None = None) -> tuple[Sizes, Affine]:
         """Convert and copy what follows where the kernels could not read it.
 

@@ -31,6 +31,7 @@ from .contract import (
 __all__ = [
     "DTYPES",
     "INVSTD",
+    "LOOKS",
     "LOW",
     "MEAN",
     "SIGNED",
@@ -51,7 +52,7 @@ __all__ = [
 
 Grads = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
-WEIGHTED = False
+WEIGHTED, LOOKS = False, True
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 ACTIVATIONS = {

@@ -64,8 +64,14 @@ _of_device = torch.compiler.assume_constant_result(_load)  # type: ignore[no-unt
 def _why_not(device: int | None) -> str | None:
     if os.environ.get(VARIABLE) == "0":
         return f"the environment variable {VARIABLE} is 0"
+    if not torch.cuda.is_available():
+        return "there is no GPU that PyTorch can use"
     if torch.version.hip is not None:
         return "they have not been tried on AMD GPUs"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < LEAST_CAPABILITY:
+        wanted, here = _dotted(LEAST_CAPABILITY), _dotted(capability)
+        return f"they need a GPU of compute capability {wanted}, found {here}"
     try:
         import triton
     except ImportError as error:
@@ -73,12 +79,6 @@ def _why_not(device: int | None) -> str | None:
     found = tuple(int(part) for part in triton.__version__.split(".")[:2])
     if found < LEAST_VERSION:
         return f"they need Triton {_dotted(LEAST_VERSION)}, found {triton.__version__}"
-    if not torch.cuda.is_available():
-        return "there is no GPU that PyTorch can use"
-    capability = torch.cuda.get_device_capability(device)
-    if capability < LEAST_CAPABILITY:
-        wanted, here = _dotted(LEAST_CAPABILITY), _dotted(capability)
-        return f"they need a GPU of compute capability {wanted}, found {here}"
     return None
 
 

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from .activations import passes, value
-from .moments import divisor, moments_of, reference_of, settle, two_sum, write_vectors
+from .moments import about_mean, divisor, moments_of, reference_of, settle, two_sum, write_vectors
 from .tiles import (
     first_at,
     following,
@@ -99,23 +99,22 @@ def merge_kernel(
     weighted = lanes
     for start in range(0, number_of_parts, PARTS):
         at, there = parts_at(parts, start, number_of_parts, channel, channels, inner, PARTS)
-        of_part = tl.load(at, mask=there, other=0.0)
-        delta = _delta(at, field, there, reference)
-        weighted += tl.where(of_part > 0, of_part * delta, 0.0)
-    of_mean = total(weighted, False) / divisor(number)
-    m2 = lanes
+        weighted += _weighted(at, field, there, reference)
+    reference += total(weighted, False) / divisor(number)
+    weighted, m2 = lanes, lanes
     for start in range(0, number_of_parts, PARTS):
         at, there = parts_at(parts, start, number_of_parts, channel, channels, inner, PARTS)
-        of_part = tl.load(at, mask=there, other=0.0)
-        deviation = tl.where(of_part > 0, _delta(at, field, there, reference) - of_mean, 0.0)
+        of_part = _weighted(at, field, there, reference)
+        weighted += of_part
         m2 += tl.load(at + 3 * field, mask=there, other=0.0)
-        m2 = tl.fma(of_part * deviation, deviation, m2)
+        m2 += of_part * _delta(at, field, there, reference)
+    of_mean = total(weighted, False) / divisor(number)
     high, low = two_sum(reference, of_mean)
     settle(
         number,
         high,
         low,
-        total(m2, False),
+        about_mean(total(m2, False), number, of_mean),
         channel,
         exists,
         first,
@@ -128,6 +127,12 @@ def merge_kernel(
         tracked,
         momentum,
     )
+
+
+@triton.jit
+def _weighted(at, field, there, reference):
+    count = tl.load(at, mask=there, other=0.0)
+    return tl.where(count > 0, count * _delta(at, field, there, reference), 0.0)
 
 
 @triton.jit

@@ -3,8 +3,9 @@
 Nothing here waits for the GPU, so all of it can be part of a CUDA graph.
 """
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, wraps
+from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,13 +27,30 @@ from . import backward as _backward
 from . import forward as _forward
 from .plan import Device, Plan, make_plan
 
-WEIGHTED = True
+WEIGHTED, LOOKS = True, False
 
 STAGES = 3
 """Tiles that are on their way to a sum at once."""
 
 MERGED = 64, 16
 """Parts and channels of a tile where lanes are merged."""
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _on_its_device(function: Callable[Concatenate[Tensor, P], R]) -> Callable[..., R]:
+    """Start kernels where the first tensor is, which need not be the current device."""
+
+    @wraps(function)
+    def run(first: Tensor, *args: P.args, **kwargs: P.kwargs) -> R:
+        if not first.is_cuda or first.device.index == torch.cuda.current_device():
+            return function(first, *args, **kwargs)
+        with torch.cuda.device(first.device):
+            return function(first, *args, **kwargs)
+
+    return run
 
 
 def prepare(x: Tensor, after: Affine, at: Sizes | None = None) -> tuple[Sizes, Affine]:
@@ -59,6 +77,7 @@ def can_move(running: Pair, x: Tensor) -> bool:
     )
 
 
+@_on_its_device
 def stats(x: Tensor, share: Tensor | None = None) -> Tensor:
     """Compute `vectors`, of which the last row has no meaning."""
     at = _dense(x)
@@ -68,6 +87,7 @@ def stats(x: Tensor, share: Tensor | None = None) -> Tensor:
     return vectors
 
 
+@_on_its_device
 def train(
     x: Tensor,
     after: Affine,
@@ -104,6 +124,7 @@ def train(
     return Output(y, vectors, bits, None)
 
 
+@_on_its_device
 def evaluate(
     x: Tensor,
     after: Affine,
@@ -121,6 +142,7 @@ def evaluate(
     return Output(y, vectors, bits, None)
 
 
+@_on_its_device
 def normalize(x: Tensor, vectors: Tensor, after: Affine) -> Tensor:
     """Compute once more, bit for bit, what `train` or `evaluate` has given."""
     at, after = prepare(x, after)
@@ -128,6 +150,7 @@ def normalize(x: Tensor, vectors: Tensor, after: Affine) -> Tensor:
     return _normalized(x, vectors, after, False, _plan(x, at, 0), 0.0, None)[0]
 
 
+@_on_its_device
 def backward(
     grad_y: Tensor,
     x: Tensor,
@@ -163,12 +186,14 @@ def backward(
     )
 
 
+@_on_its_device
 def sums(grad_y: Tensor, x: Tensor, vectors: Tensor, after: Affine) -> Tensor:
     """Compute Σ dz and Σ dz·x̂ of every channel."""
     at, after = prepare(x, after)
     return _sums(alike(grad_y, x), x, vectors, after, None, _plan(x, at, 2))
 
 
+@_on_its_device
 def input_gradient(
     grad_y: Tensor,
     x: Tensor,

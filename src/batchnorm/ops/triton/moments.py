@@ -4,10 +4,11 @@ Each lane of a tile subtracts the first of its own values from all of them, so a
 no precision, whatever lies where, and a constant channel comes out exact. Then
 
     lane:     n, e = Σw(x − shift)/n, m2 = Σw(x − shift)² − n·e²
-    channel:  mean = reference + Σ n·δ / Σ n,  δ = (shift − reference) + e
-              m2 = Σ m2 + Σ n·(δ − mean of δ)²
+    channel:  mean = reference + δ̄,  δ̄ = Σ n·δ / Σ n,  δ = (shift − reference) + e
+              m2 = Σ m2 + Σ n·δ² − Σ n·δ̄²
 
-with one of the shifts for reference. Programs are merged by the same two lines.
+with one of the shifts for reference at first, and then with the mean that this gives, so that δ̄ is
+next to 0. Programs are merged by the same two lines.
 
 Source: Chan, Golub & LeVeque 1983, The American Statistician 37(3), section 3 for the shift,
 equation 1.5 for the merge.
@@ -84,12 +85,14 @@ def _of_lanes(count, shift, sum1, sum2, PLANES: tl.constexpr):
     m2 = sum2 - sum1 * mean
     m2 = tl.where(m2 < 0, 0.0, m2)  # NaN stays NaN
     reference, number = reference_of(count, shift, PLANES)
-    delta = (shift - reference) + mean
-    of_mean = mean_of(count, delta, number, PLANES)
-    deviation = tl.where(count > 0, delta - of_mean, 0.0)
-    m2 = total(m2 + count * deviation * deviation, PLANES)
+    delta = tl.where(count > 0, (shift - reference) + mean, 0.0)
+    # The largest shift may be far from all others; what is near the mean loses no digits.
+    reference += total(count * delta, PLANES) / divisor(number)
+    delta = tl.where(count > 0, (shift - reference) + mean, 0.0)
+    of_mean = total(count * delta, PLANES) / divisor(number)
+    m2 = total(m2 + count * delta * delta, PLANES)
     high, low = two_sum(reference, of_mean)
-    return number, high, low, m2
+    return number, high, low, about_mean(m2, number, of_mean)
 
 
 @triton.jit
@@ -101,9 +104,10 @@ def reference_of(count, means, PLANES: tl.constexpr):
 
 
 @triton.jit
-def mean_of(count, delta, number, PLANES: tl.constexpr):
-    """Average what differs from the reference."""
-    return total(tl.where(count > 0, count * delta, 0.0), PLANES) / divisor(number)
+def about_mean(m2, number, of_mean):
+    """Make of squared deviations from a reference those from a mean that is next to it."""
+    m2 -= number * of_mean * of_mean
+    return tl.where(m2 < 0, 0.0, m2)
 
 
 @triton.jit
