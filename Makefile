@@ -15,7 +15,7 @@ CONFIGURE := $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/n
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup native kernels sanitize huge study bench report test test-quick pairs performance lint format env clean
+.PHONY: help setup native kernels sanitize huge study bench report test test-quick gallery notebooks pairs performance lint format env clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -74,6 +74,12 @@ test: kernels ## run the whole test suite
 
 test-quick: kernels ## run the tests that take no more than a few seconds each
 	$(PYTEST) -m 'not slow and not browser'
+
+gallery: kernels ## run the examples, draw their pictures, and write what they print into docs/examples.md
+	$(BIN)/python examples/gallery.py $(NAME)
+
+notebooks: kernels ## run examples/notebooks/*.py, and save them as notebooks
+	$(BIN)/python examples/execute.py $(NAME)
 
 pairs: $(READY) ## write docs/pairs.md: which features of the layer are tested together
 	$(BIN)/python -m tests.pairs

@@ -46,6 +46,9 @@ def data():
 def dicts():
     return [{"x": torch.ones(2, 3, 5, 5), "bias": torch.ones(4, 1, 1)}]
 
+def views():
+    return torch.full((64, 3, 5, 5), 7.0).split(2)
+
 def nothing():
     return []
 
@@ -168,6 +171,13 @@ def test_the_batch_of_a_program_varies_if_asked():
     for size in (1, 5):
         x = torch.randn(size, 3, 6, 6)
         torch.testing.assert_close(folded(x), expected(x))
+
+
+def test_a_program_holds_the_first_batch_and_no_more_of_the_data():
+    assert command(data="net.py:views", example=None, out="out.pt2") == 0
+    (example,), _ = torch.export.load("out.pt2").example_inputs
+    assert torch.equal(example, torch.full((2, 3, 5, 5), 7.0))
+    assert example.untyped_storage().nbytes() == example.nbytes
 
 
 def saved_program(name="in.pt2"):

@@ -1,7 +1,7 @@
 """The callbacks of `examples/callbacks.py` for trainers of others.
 
-Lightning is not among the dependencies: its callback is called here in the order in which a trainer
-of Lightning calls it. That of Hugging Face runs in their own handler of callbacks.
+Here they are called in the order in which the trainers call them; in whole trainings they run in
+tests/examples/test_trainers.py.
 """
 
 import importlib.util

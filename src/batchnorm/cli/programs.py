@@ -68,7 +68,7 @@ def write(model: "nn.Module", example: Arguments, dynamic: Any, path: Path, opti
 
     Args:
         model: In evaluation mode.
-        example: What it is called with.
+        example: What it is called with; the file has a copy.
         dynamic: For each tensor of the example, which axes may vary: True or False for each.
         path: The file.
         option: The option it came from, for messages: "--out".
@@ -78,7 +78,7 @@ def write(model: "nn.Module", example: Arguments, dynamic: Any, path: Path, opti
     """
     import torch
 
-    args, kwargs = example
+    args, kwargs = example = _owned(example)
     shapes = _shapes(example, dynamic)
     try:
         program = torch.export.export(model, args, dict(kwargs), dynamic_shapes=shapes)
@@ -98,6 +98,20 @@ def tensors_of(example: Arguments) -> list[Any]:
 
     leaves = pytree.tree_leaves((example[0], dict(example[1])))
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+
+def _owned(example: Arguments) -> Arguments:
+    """Copy the tensors: one that is a view of a data set would be saved with all of it."""
+    from torch import Tensor
+    from torch.utils import _pytree as pytree
+
+    copies = {id(tensor): tensor.clone() for tensor in tensors_of(example)}
+
+    def owned(leaf: Any) -> Any:
+        return copies[id(leaf)] if isinstance(leaf, Tensor) else leaf
+
+    args, kwargs = pytree.tree_map(owned, (example[0], dict(example[1])))
+    return args, kwargs
 
 
 def _shapes(example: Arguments, dynamic: Any) -> Any:
