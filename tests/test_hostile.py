@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from batchnorm import Renorm, functional, reference
 from batchnorm.errors import BatchNormError, StatisticsError
 from batchnorm.nn import BatchNorm
-from cases import ACTIVATIONS, DTYPES, LAYOUTS
+from cases import ACTIVATIONS, DTYPES, LAYOUTS, take_route
+from interpreter import ALONE, SHARED
 
 QUICK = settings(max_examples=400, deadline=None, derandomize=True, database=None)
 LONG = settings(QUICK, max_examples=4_000)
@@ -318,6 +319,18 @@ def test_hostile_input(problem):
 @given(problems())
 def test_much_hostile_input(problem):
     check(problem)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("route", [ALONE, SHARED])
+@settings(QUICK, max_examples=120)
+@given(problems())
+def test_hostile_input_of_the_kernels_for_gpus(route, problem):
+    """But for squares beyond float32, for which nobody looks where that would make a GPU wait."""
+    assume(problem.x.nan_to_num(posinf=0, neginf=0).abs().amax() < 1e15 if problem.x.numel() else 1)
+    with pytest.MonkeyPatch.context() as patch:
+        take_route(patch, route)
+        check(problem)
 
 
 @QUICK

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from . import compose, distributed
 from .errors import BatchNormError, StatisticsError
-from .moments import Estimate
+from .moments import Estimate, number
 from .ops import activation as activations
 from .ops.affine import Affine
 
@@ -158,7 +158,7 @@ def update_running_(
     # In the wider dtype: a half value would lose what a small momentum adds to it. Not as lerp,
     # which makes NaN of an infinite new value.
     dtype = torch.promote_types(dtype, mean.dtype)
-    momentum = torch.as_tensor(momentum, dtype=dtype, device=mean.device)
+    momentum = number(momentum, mean, dtype)
     for running, new in ((running_mean, mean), (running_var, var)):
         moved = (1 - momentum) * running.to(dtype) + momentum * new.to(dtype)
         running.copy_(moved if take is True else torch.where(take, moved, running.to(dtype)))

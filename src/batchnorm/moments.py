@@ -197,8 +197,7 @@ class Estimate(NamedTuple):
 
     def moments(self) -> Moments:
         """Give the moments of the batch, to be merged with others."""
-        count = torch.as_tensor(self.count, dtype=self.mean.dtype, device=self.mean.device)
-        effective = torch.as_tensor(self.effective, dtype=count.dtype, device=count.device)
+        count, effective = number(self.count, self.mean), number(self.effective, self.mean)
         biased = self.var * ((effective - 1) / effective)
         m2 = torch.where(effective > 1, biased * count, 0)
         return Moments(count.expand_as(self.mean), self.mean, m2, effective.expand_as(self.mean))
@@ -211,6 +210,18 @@ def _of_both(count: Tensor, share: Tensor, one: Moments, other: Moments) -> Tens
         effective = moments.count if moments.effective is None else moments.effective
         inverse = inverse + torch.where(effective > 0, part * part / effective, 0)
     return torch.where(count > 0, inverse.reciprocal(), 0)
+
+
+def number(value: float | Tensor, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Put a number beside a tensor, in its dtype where no other is given.
+
+    It is filled in there: copied from the CPU, it would have the device waited for, which a graph
+    that is being captured does not allow.
+    """
+    dtype = like.dtype if dtype is None else dtype
+    if isinstance(value, Tensor):
+        return value.to(like.device, dtype)
+    return torch.full((), value, dtype=dtype, device=like.device)
 
 
 def statistics_dtype(x: Tensor) -> torch.dtype:

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from .. import checks
 from ..errors import StatisticsError
+from ..moments import number
 from ..ops.affine import Affine
 
 Pair = tuple[Tensor, Tensor]
@@ -66,7 +66,7 @@ def correction(running: Pair, limits: Limits, eps: float) -> Correct:
         running_mean, running_var = (t.detach().to(mean.dtype) for t in running)
         invstd = (running_var + eps).rsqrt()
         chunks = mean.view(-1, *running_mean.shape), var.view(-1, *running_mean.shape)
-        r_max, d_max = (torch.as_tensor(t, dtype=mean.dtype, device=mean.device) for t in limits)
+        r_max, d_max = (number(t, mean) for t in limits)
         r = (chunks[1] + eps).sqrt() * invstd
         d = (chunks[0] - running_mean) * invstd
         return r.clamp(1 / r_max, r_max).flatten(), d.clamp(-d_max, d_max).flatten()

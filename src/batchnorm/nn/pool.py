@@ -5,7 +5,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from ..moments import Estimate, Moments
+from ..moments import Estimate, Moments, number
 
 
 class Pool(NamedTuple):
@@ -29,7 +29,7 @@ class Pool(NamedTuple):
             count, mean, m2, effective = moments
             assert effective is not None
             moments = Moments(*(torch.where(skip, 0, t) for t in (count, mean, m2, effective)))
-        known = torch.as_tensor(batch.known, device=self.batches.device).any()
+        known = number(batch.known, self.batches, torch.bool).any()
         self.join_(Pool(moments, known.to(torch.int64)))
 
     def join_(self, other: "Pool") -> None:

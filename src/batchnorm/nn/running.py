@@ -20,7 +20,7 @@ from torch.nn.parameter import is_lazy
 from .. import checks
 from ..errors import StatisticsError
 from ..functional import update_running_
-from ..moments import Estimate
+from ..moments import Estimate, number
 from ..ops.contract import Moving
 from .pool import Pool
 from .recomputation import is_recomputation, is_recomputation_of
@@ -85,7 +85,7 @@ class Running(_BatchNorm):
             self.pools[index - 1].join_(pool)
             return
         batch = pool.moments.estimate()
-        known = torch.as_tensor(batch.known, device=pool.batches.device)
+        known = number(batch.known, pool.batches, torch.bool)
         counted = (pool.batches > 0) | known.any()
         skip = counted & ~batch.var.isfinite() if self.nonfinite != "propagate" else None
         self._write(batch, skip, counted)
@@ -196,7 +196,7 @@ class Running(_BatchNorm):
 
 
 def _nonfinite(batch: Estimate, pooled: bool) -> Tensor:
-    known = torch.as_tensor(batch.known, device=batch.mean.device)
+    known = number(batch.known, batch.mean, torch.bool)
     # A single value moves nothing by itself; in a pool its mean does.
     mean = batch.mean.isfinite() if pooled else batch.mean.isfinite() | ~known
     return ~mean | (known & ~batch.var.isfinite())

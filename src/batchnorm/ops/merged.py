@@ -114,7 +114,8 @@ def own_part(x: Tensor, weights: Tensor | None, there: Tensor | None) -> Part:
         return nothing(x.shape[1], x)._replace(mean=zero, var=zero)
     if weights is None:
         count = x.numel() // x.shape[1]
-        head = torch.tensor([0, *[count] * 4], dtype=dtype, device=x.device)
+        head = torch.full((HEAD,), count, dtype=dtype, device=x.device)
+        head[REFUSED] = 0
         return Part(head, *_moments(x, None))
     total, effective, share = weigh(weights)
     values = (weights > 0).sum().to(dtype).view(1)
