@@ -41,15 +41,17 @@ order. `aten` fulfils `stats`, `standardize` and `backward`, all without shares,
 PyTorch ships for CPU and CUDA; there `z` is differentiable, and the statistics are constants.
 Virtual batches need no kernel of their own: their chunks are folded into channels.
 
-`cpu` does more at once, and so has a contract of its own: statistics, normalization, residual and
-activation in one call of the C++ library in csrc/, for float32 and bfloat16 on the CPU, without
-shares. `native` loads the library, `fused` makes an autograd Function of it, `library` operations
-that compilers see, and `recompute` has outputs computed again instead of saved.
+Where all of it is done in one pass over memory, there are no phases. `contract` says what such fused
+kernels fulfil; `cpu` does so by the C++ library in csrc/, which `native` loads, and `triton` by
+kernels for NVIDIA GPUs. Written against that contract are `fused`, the autograd Function of one
+tensor; `given`, that of statistics which are those of more, with `synchronized` for replicas and
+`shares` for weighted positions; and `library`, operations that compilers see. `recompute` has
+outputs computed again instead of saved.
 
 `normalize` makes of all this what `functional` is composed of; `dispatch` chooses.
 """
 
-from . import aten, composite, cpu, dispatch, fused, library, native, normalize
+from . import aten, composite, cpu, dispatch, fused, library, native, normalize, triton
 from .dispatch import kernels
 
 __all__ = [
@@ -62,4 +64,5 @@ __all__ = [
     "library",
     "native",
     "normalize",
+    "triton",
 ]
