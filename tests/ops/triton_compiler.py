@@ -26,8 +26,13 @@ SIZES = {
     "rows of runs of 49": (256, 512, 49),
     "odd planes": (8, 64, 57 * 57),
 }
-PLACE = {"rows", "units", "channels", "inner", "split_rows", "split_tiles", "column_splits"}
-INTEGERS = PLACE | {"each", "splits"}
+# A number that is 1 is a constant for Triton.
+SINGLE = {
+    "one row": (1, 3, 64),
+    "one channel": (16, 1, 64),
+    "one column": (64, 1, 1),
+    "one of all": (1, 1, 2),
+}
 REALS = {"eps", "momentum", "portion"}
 WIDE = {"missed": "*i64", "tracked": "*i64", "signs": "*u8"}
 DATA = {"x", "y", "residual", "grad_y", "grad_x", "grad_residual"}
@@ -35,8 +40,8 @@ VECTORS = {"share", "parts", "weight", "bias", "vectors", "running_mean", "runni
 
 
 def types(dtype: str) -> dict[str, str]:
-    """The type of every argument that a kernel may have."""
-    names = dict.fromkeys(INTEGERS, "i32") | dict.fromkeys(REALS, "fp32") | WIDE
+    """The type of every argument that a kernel may have, the whole numbers apart."""
+    names = dict.fromkeys(REALS, "fp32") | WIDE
     return names | dict.fromkeys(DATA, f"*{dtype}") | dict.fromkeys(VECTORS, "*fp32")
 
 
@@ -60,20 +65,28 @@ CASES = {
 }
 
 
+def integers(cut: plan.Plan) -> dict[str, int]:
+    """The whole numbers that a kernel is given."""
+    names = "rows", "units", "channels", "inner", "split_rows", "split_tiles", "column_splits"
+    numbers = dict(zip(names, launch._place(cut), strict=True))
+    return numbers | {"each": cut.channels, "splits": cut.splits}
+
+
 def compiled(case: str, dtype: str, cut: plan.Plan, capability: int) -> dict[str, int]:
     """Compile a kernel for a plan; give its registers, spills, and bytes of its widest access."""
     kernel, absent, act = CASES[case]
     constants = {"ACT": act, "STAGES": launch.STAGES, "PARTS": 64, "CHANNELS": 16}
     tile = launch._tile(cut)
     constants |= {name: value for name, value in tile.items() if name.isupper()}
+    numbers = integers(cut)
+    constants |= {name: 1 for name, number in numbers.items() if number == 1}
     signature, values, aligned = {}, {}, {}
     for index, name in enumerate(inspect.signature(kernel.fn).parameters):
-        if name in constants or name in absent or (name == "inner" and cut.inner == 1):
-            signature[name] = "constexpr"
-            values[index,] = 1 if name == "inner" else constants.get(name)
+        if name in constants or name in absent:
+            signature[name], values[index,] = "constexpr", constants.get(name)
             continue
-        signature[name] = types(dtype)[name]
-        if signature[name].startswith("*"):
+        signature[name] = "i32" if name in numbers else types(dtype)[name]
+        if signature[name].startswith("*") or numbers.get(name, 1) % 16 == 0:
             aligned[index,] = [["tt.divisibility", 16]]
     options = {name: value for name, value in tile.items() if not name.isupper()}
     target = GPUTarget("cuda", capability, 32)
@@ -107,7 +120,7 @@ def widest(assembly: str) -> int:
 def main(capability: int, dtypes: list[str]) -> None:
     found = {}
     for dtype in dtypes:
-        for name, sizes in SIZES.items():
+        for name, sizes in (SIZES | SINGLE if capability == 90 else SIZES).items():
             cut = plan.make_plan(sizes, 2 if dtype != "fp32" else 4, H200)
             for case in CASES:
                 if (case in ("train", "backward") and cut.inner > 1) or (

@@ -41,9 +41,9 @@ order. `aten` fulfils `stats`, `standardize` and `backward`, all without shares,
 PyTorch ships for CPU and CUDA; there `z` is differentiable, and the statistics are constants.
 Virtual batches need no kernel of their own: their chunks are folded into channels.
 
-Where all of it is done in one pass over memory, there are no phases. `contract` says what such fused
-kernels fulfil; `cpu` does so by the C++ library in csrc/, which `native` loads, and `triton` by
-kernels for NVIDIA GPUs. Written against that contract are `fused`, the autograd Function of one
+Where all of it is done in one pass over memory, there are no phases. `contract` says what such
+fused kernels fulfil; `cpu` does so by the C++ library in csrc/, which `native` loads, and `triton`
+by kernels for NVIDIA GPUs. Written against that contract are `fused`, the autograd Function of one
 tensor; `given`, that of statistics which are those of more, with `synchronized` for replicas and
 `shares` for weighted positions; and `library`, operations that compilers see. `recompute` has
 outputs computed again instead of saved.

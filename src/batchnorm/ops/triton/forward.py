@@ -2,16 +2,25 @@
 
 A program has a block of channels (axis 0 of the grid) and a split of their values (axis 1), see
 `plan`. Each kernel comes with the same arguments for where the values are: `rows`, `units` (columns
-by ALIGN), `channels`, `split_rows`, `split_tiles` (columns by TC), `column_splits`, and the
-constants PLANES, TR and TC (a tile), ALIGN, a power of two that divides the columns, and STAGES:
-so many tiles are on their way to a sum at once.
+by ALIGN), `channels`, `inner` (lanes of a channel), `split_rows`, `split_tiles` (columns by TC),
+`column_splits`, and the constants PLANES, TR and TC (a tile), ALIGN, a power of two that divides
+the columns, and STAGES: so many tiles are on their way to a sum at once.
 """
 
 import triton
 import triton.language as tl
 
 from .activations import passes, value
-from .moments import about_mean, divisor, moments_of, reference_of, settle, two_sum, write_vectors
+from .moments import (
+    about_mean,
+    divisor,
+    inverse_root,
+    moments_of,
+    reference_of,
+    settle,
+    two_sum,
+    write_vectors,
+)
 from .tiles import (
     first_at,
     following,
@@ -179,7 +188,7 @@ def normalize_kernel(
     if running_mean is not None:
         mean = tl.load(running_mean + channel, mask=exists, other=0.0)
         var = tl.load(running_var + channel, mask=exists, other=1.0)
-        low, invstd = mean * 0.0, 1.0 / tl.sqrt_rn(var + eps)
+        low, invstd = tl.zeros_like(mean), inverse_root(var + eps)
         if split == 0:
             write_vectors(vectors, mean, low, var, invstd, channel, exists, channels)
     else:

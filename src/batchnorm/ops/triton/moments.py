@@ -147,7 +147,7 @@ def settle(
 ):
     """Write the vectors, move the running statistics; give 1/√(variance + eps)."""
     var = m2 / divisor(number)
-    invstd = 1.0 / tl.sqrt_rn(var + eps)
+    invstd = inverse_root(var + eps)
     write_vectors(vectors, high, low, var, invstd, channel, exists, channels)
     if running_mean is not None:
         unbiased = m2 / (number - 1)
@@ -162,6 +162,12 @@ def settle(
     if tracked is not None:
         tl.store(tracked, tl.load(tracked) + 1, mask=first)
     return invstd
+
+
+@triton.jit
+def inverse_root(x):
+    """Compute 1/√x, rounded twice; the quick form is off by some ulp."""
+    return tl.div_rn(tl.full(x.shape, 1.0, tl.float32), tl.sqrt_rn(x))
 
 
 @triton.jit
