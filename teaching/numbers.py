@@ -4,6 +4,7 @@ A name is a path, such as `2 / relu, at initialization / effect`. The first part
 record; numbers are worded as the report words them.
 """
 
+import dataclasses
 import statistics
 from collections.abc import Callable, Iterable
 
@@ -16,6 +17,9 @@ from .data import load, study
 
 SEPARATOR = " / "
 HEADLINE = "headline"
+
+Table = tuple[list[str], list[list[str]]]
+"""The heads of the columns, and the cells of the rows."""
 
 _EFFECT: dict[str, Callable[[Effect, Test], str]] = {
     "verdict": lambda effect, test: effect.verdict,
@@ -137,28 +141,52 @@ def _accuracies(inputs: str, hidden: str) -> dict[int, float]:
 
 
 def _table(name: str) -> str:
-    """A table of a test, cell by cell; of "verdicts", the headline of every test."""
-    rows = _verdict_rows() if name == "verdicts" else _cell_rows(_tests()[name])
-    head = ["where", "verdict", "effect", "95 % interval", "for BN"]
-    if name == "verdicts":
-        head = ["claim", "test", "verdict", "effect", "95 % interval"]
+    """A table of a test, cell by cell; "verdicts" of all headlines; "processors" of both runs."""
+    kinds = {"verdicts": _verdict_table, "processors": _processor_table}
+    head, rows = kinds[name]() if name in kinds else _cell_table(_tests()[name])
     lines = [head, ["---"] * len(head), *rows]
     return "\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n\n"
 
 
-def _cell_rows(test: Test) -> list[list[str]]:
+def _cell_table(test: Test) -> Table:
+    head = ["where", "verdict", "effect", "95 % interval", "for BN"]
     effects = [test.headline, *test.cells]
     words = ["**all, the headline**", *(effect.label for effect in test.cells)]
-    return [
-        [
-            label,
-            effect.verdict,
-            wording.effect(effect, test.scale),
-            wording.interval(effect, test.scale) or wording.ABSENT,
-            wording.wins(effect),
-        ]
+    return head, [
+        [label, *_judged(effect, test.scale), wording.wins(effect)]
         for label, effect in zip(words, effects, strict=True)
     ]
+
+
+def _verdict_table() -> Table:
+    return ["claim", "test", "verdict", "effect", "95 % interval"], [
+        [
+            f"[{claim.number} {claim.title}]({PAGES[claim.number]})" if i == 0 else "",
+            f"{test.id if len(claim.tests) > 1 else ''} {test.name.lower()}".strip(),
+            *_judged(test.headline, test.scale),
+        ]
+        for claim in study().claims
+        for i, test in enumerate(claim.tests)
+    ]
+
+
+def _processor_table() -> Table:
+    other = load("processor")
+    names = study().versions["processor"], other.rows[0]["processor"]
+    head = ["test", *(f"{name}: {what}" for name in names for what in ("verdict", "effect"))]
+    rows = []
+    for test in _tests().values():
+        found = other.one(test=test.id)
+        ends = {end: found[end] for end in ("mean", "low", "high", "verdict")}
+        effects = test.headline, dataclasses.replace(test.headline, **ends)
+        cells = [cell for effect in effects for cell in _judged(effect, test.scale)[:2]]
+        rows.append([f"{test.id} {test.name.lower()}", *cells])
+    return head, rows
+
+
+def _judged(effect: Effect, scale: str) -> list[str]:
+    interval = wording.interval(effect, scale) or wording.ABSENT
+    return [effect.verdict, wording.effect(effect, scale), interval]
 
 
 PAGES = {
@@ -168,20 +196,6 @@ PAGES = {
     4: "dying_relus.md",
     5: "regularization.md",
 }
-
-
-def _verdict_rows() -> list[list[str]]:
-    return [
-        [
-            f"[{claim.number} {claim.title}]({PAGES[claim.number]})" if i == 0 else "",
-            f"{test.id if len(claim.tests) > 1 else ''} {test.name.lower()}".strip(),
-            test.headline.verdict,
-            wording.effect(test.headline, test.scale),
-            wording.interval(test.headline, test.scale),
-        ]
-        for claim in study().claims
-        for i, test in enumerate(claim.tests)
-    ]
 
 
 _KINDS: dict[str, Callable[..., str]] = {
