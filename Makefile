@@ -15,7 +15,7 @@ CONFIGURE := $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/n
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup native kernels sanitize huge study bench report figures measure test test-quick gallery notebooks pairs performance lint format env clean
+.PHONY: help setup native kernels sanitize huge study bench report teaching records test test-quick gallery notebooks pairs performance lint format env clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -69,10 +69,10 @@ performance: $(READY) ## write docs/performance.md from the saved rows of the be
 report: $(READY) ## draw the report of a finished study again
 	$(BIN)/batchnorm report $(OUT)
 
-figures: $(READY) ## draw docs/figures and write numbers into the teaching pages, from the records in docs/data
+teaching: $(READY) ## draw the figures of the teaching pages and write their numbers, from docs/data
 	$(BIN)/python -m teaching figures
 
-measure: kernels ## make the records in docs/data anew, and what follows from them: some ten minutes
+records: kernels ## measure anew what the teaching pages say, two whole studies among it: half an hour
 	rm -rf build/study
 	$(BIN)/batchnorm study --out build/study
 	mkdir -p docs/data/study

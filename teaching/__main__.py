@@ -46,7 +46,7 @@ def faults() -> Iterator[str]:
     for drawing in drawings():
         path = FIGURES / f"{drawing.name}.svg"
         if not path.exists() or not path.read_text(encoding="utf-8").endswith(drawing.mark()):
-            yield f"{path.relative_to(ROOT)}: drawn from something else; run: make figures"
+            yield f"{path.relative_to(ROOT)}: drawn from something else; run: make teaching"
     for path in pages():
         text = path.read_text(encoding="utf-8")
         for fault in (*stale(text), *misplaced(text)):

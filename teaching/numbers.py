@@ -151,11 +151,18 @@ def _table(name: str) -> str:
 def _cell_table(test: Test) -> Table:
     head = ["where", "verdict", "effect", "95 % interval", "for BN"]
     effects = [test.headline, *test.cells]
-    words = ["**all, the headline**", *(effect.label for effect in test.cells)]
+    words = ["**all, the headline**", *(_short(effect.label) for effect in test.cells)]
     return head, [
         [label, *_judged(effect, test.scale), wording.wins(effect)]
         for label, effect in zip(words, effects, strict=True)
     ]
+
+
+def _short(label: str) -> str:
+    """Shorten the name of a cell to what a narrow table can hold."""
+    for long, short in _SHORTER.items():
+        label = label.replace(long, short)
+    return label
 
 
 def _verdict_table() -> Table:
@@ -188,6 +195,13 @@ def _judged(effect: Effect, scale: str) -> list[str]:
     interval = wording.interval(effect, scale) or wording.ABSENT
     return [effect.verdict, wording.effect(effect, scale), interval]
 
+
+_SHORTER = {
+    "each arm at its own learning rate": "own rate",
+    "both arms at the same learning rate": "same rate",
+    "at matched training loss, ": "",
+    "slope over virtual batch sizes 4 to 64 (batch norm alone)": "64 to 4 samples per statistic",
+}
 
 PAGES = {
     1: "covariate_shift.md",

@@ -31,6 +31,15 @@ class Drawing:
 
     def mark(self) -> str:
         """A hash of everything the file depends on but the versions of what draws it."""
-        parts = [self.title, self.says, self.content, *svg.colors.schemes()]
+        parts = _rounded([self.title, self.says, self.content, *svg.colors.schemes()])
         canonical = json.dumps(parts, sort_keys=True, ensure_ascii=False)
         return f"<!-- drawn from {hashlib.sha256(canonical.encode()).hexdigest()[:16]} -->\n"
+
+
+def _rounded(value: object) -> object:
+    """Six digits of every number: the last ones differ between machines."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, Mapping):
+        return {key: _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list | tuple) else value
