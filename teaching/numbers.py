@@ -68,7 +68,8 @@ def _rate(activation: str, arm: str) -> str:
 def _stable(activation: str, arm: str) -> str:
     """The median over seeds of the largest stable rate."""
     rates = [s.lr for s in study().stability if (s.activation, s.arm) == (activation, arm)]
-    return wording.number(statistics.median(rate for rate in rates if rate is not None), 2)
+    middle = statistics.median(rate for rate in rates if rate is not None)
+    return wording.rate(float(f"{middle:.2g}"))
 
 
 def _dead(arm: str, which: str) -> str:

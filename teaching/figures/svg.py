@@ -72,8 +72,6 @@ def _trim(element: ET.Element) -> None:
 
 
 def _draws_nothing(element: ET.Element) -> bool:
-    if element.get("display") == "none":
-        return True
     if element.tag == "g":
         return len(element) == 0
     if element.tag == "path":

@@ -6,15 +6,27 @@ import re
 import xml.etree.ElementTree as ET
 
 import pytest
-from teaching.data import study
+from teaching.data import DOCS, study
 from teaching.figures import FOLDER, claims, drawings, dying, ideas, svg
 from teaching.figures.colors import schemes
+from teaching.fill import PAGES
 
 from report.browser import BROWSER, DRIVER, browser
 
-NAMES = [drawing.name for drawing in drawings()]
-BY_NAME = {drawing.name: drawing for drawing in drawings()}
+
+def _named(path):
+    text = path.read_text(encoding="utf-8") if path.is_relative_to(DOCS) else ""
+    return re.findall(r"figures/([\w-]+)\.svg", text)
+
+
+# As the pages name them: another test says that these are all, and to make them takes seconds.
+NAMES = sorted({name for path in PAGES for name in _named(path)})
 SVG = "{http://www.w3.org/2000/svg}"
+
+
+@pytest.fixture(scope="module")
+def by_name():
+    return {drawing.name: drawing for drawing in drawings()}
 
 
 @pytest.fixture(params=NAMES)
@@ -22,8 +34,8 @@ def text(request):
     return (FOLDER / f"{request.param}.svg").read_text(encoding="utf-8")
 
 
-def test_names_are_of_one_figure_each():
-    assert len(set(NAMES)) == len(NAMES) >= 20
+def test_names_are_of_one_figure_each(by_name):
+    assert len(drawings()) == len(by_name) == len(NAMES) >= 20
 
 
 def test_a_file_is_small_and_says_what_it_shows(text):
@@ -81,14 +93,14 @@ def luminance(color):
 
 
 @pytest.mark.parametrize("name", ["drift", "one-idea"])
-def test_drawing_again_gives_the_same_file(name):
-    again = BY_NAME[name].document()
-    assert again == BY_NAME[name].document()
+def test_drawing_again_gives_the_same_file(by_name, name):
+    again = by_name[name].document()
+    assert again == by_name[name].document()
     assert again == (FOLDER / f"{name}.svg").read_text(encoding="utf-8")
 
 
-def test_what_a_figure_was_drawn_from_is_in_its_mark():
-    drawing = BY_NAME["drift"]
+def test_what_a_figure_was_drawn_from_is_in_its_mark(by_name):
+    drawing = by_name["drift"]
     mark = drawing.mark()
     assert dataclasses.replace(drawing, says="Something else.").mark() != mark
     content = {**drawing.content, "columns": 7}
@@ -99,15 +111,15 @@ def test_what_a_figure_was_drawn_from_is_in_its_mark():
     assert marks[0] == marks[1] != mark
 
 
-def test_a_figure_shows_the_part_of_the_record_its_page_is_about():
-    rows = BY_NAME["drift"].content["datasets"]["rows"]
+def test_a_figure_shows_the_part_of_the_record_its_page_is_about(by_name):
+    rows = by_name["drift"].content["datasets"]["rows"]
     expected = [d for d in study().drifts if d.condition == "best" and d.arm != "default init"]
     expected = sorted(d.drift for d in expected if d.drift is not None)
     assert sorted(row["value"] for row in rows) == expected
     assert {row["panel"] for row in rows} == {"sigmoid", "relu"}
     steps = {p.step for p in study().profiles}
     assert steps == {0, 100}
-    found = [row["value"] for row in BY_NAME["error-signal"].content["datasets"]["rows"]]
+    found = [row["value"] for row in by_name["error-signal"].content["datasets"]["rows"]]
     assert sorted(found) == sorted(p.error_rms for p in study().profiles if p.step == 0)
 
 
