@@ -15,7 +15,7 @@ from batchnorm import reference
 
 TEACHING = [path for path in PAGES if path.is_relative_to(DOCS)]
 IDS = [str(path.relative_to(DOCS)) for path in TEACHING]
-QUOTED = re.compile(r'```python title="reference.py: (\w+)"\n(.*?)```', re.DOTALL)
+QUOTED = re.compile(r'```python title="reference.py"\n# (\w+)\n(.*?)```', re.DOTALL)
 TESTS = {test.id: test for claim in study().claims for test in claim.tests}
 CELLS = {(test.id, cell.label): cell for test in TESTS.values() for cell in test.cells}
 
@@ -107,11 +107,28 @@ def test_papers_are_linked_by_their_own_numbers(text):
 
 
 def test_code_is_run_by_the_tests(text):
-    """Blocks are sessions, quotations of the specification, or commands, which are indented."""
-    blocks = re.findall(r"^```([^\n]*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    for info, code in blocks:
-        assert code.startswith(">>> ") or 'title="reference.py: ' in info
-        assert not code.startswith(">>> ") or code.endswith("\n\n"), "doctest wants an empty line"
+    """Blocks are sessions, quotations of the specification, or commands that need a user's file."""
+    assert not re.search(r"\n\n    \S", prose(text)), "code that is indented has no language"
+    for info, code in re.findall(r"^```([^\n]*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        if info.startswith("bash"):
+            assert "needs your net.py" in info or re.fullmatch(r"(make [a-z]+\n)+", code)
+        elif info == "python":
+            assert code.startswith(">>> ")
+            assert code.endswith("\n\n"), "doctest wants an empty line"
+        else:
+            assert info == 'python title="reference.py"'
+
+
+def test_the_command_is_that_of_the_study():
+    """Which another test runs."""
+    options = set(re.findall(r"--[a-z]+", (DOCS / "study.md").read_text(encoding="utf-8")))
+    for path in TEACHING:
+        commands = re.findall(r"^batchnorm study(.*?)^```", path.read_text(), re.M | re.S)
+        assert all(set(re.findall(r"--[a-z]+", command)) <= options for command in commands)
+
+
+def test_every_page_says_what_is_next(text):
+    assert re.findall(r"^## (.*)$", prose(text), re.MULTILINE)[-1] == "Next"
 
 
 def test_folded_answers_are_supported():
