@@ -15,7 +15,7 @@ CONFIGURE := $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/n
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup native kernels sanitize huge study bench report test test-quick gallery notebooks pairs performance lint format env clean
+.PHONY: help setup native kernels sanitize huge study bench report teaching records test test-quick gallery notebooks pairs performance lint format env clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -68,6 +68,17 @@ performance: $(READY) ## write docs/performance.md from the saved rows of the be
 
 report: $(READY) ## draw the report of a finished study again
 	$(BIN)/batchnorm report $(OUT)
+
+teaching: $(READY) ## draw the figures of the teaching pages and write their numbers, from docs/data
+	$(BIN)/python -m teaching figures
+
+records: kernels ## measure anew what the teaching pages say, two whole studies among it: half an hour
+	rm -rf build/study
+	$(BIN)/batchnorm study --out build/study
+	mkdir -p docs/data/study
+	cp build/study/results.json docs/data/study/
+	$(BIN)/python -m teaching measure
+	$(BIN)/python -m teaching figures
 
 test: kernels ## run the whole test suite
 	$(PYTEST)
