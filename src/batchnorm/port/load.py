@@ -261,9 +261,11 @@ def _all_or_none(places: list[Place]) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with torch.no_grad():
-            for tensor, value, requires_grad in tensors:
-                tensor.copy_(value).requires_grad_(requires_grad)
         for layer, eps, momentum in numbers:
             layer.eps, layer.momentum = eps, momentum
+        with torch.no_grad():
+            for tensor, value, requires_grad in tensors:
+                if tensor.is_inference():  # it cannot be written, and was not
+                    continue
+                tensor.copy_(value).requires_grad_(requires_grad)
         raise
