@@ -37,6 +37,18 @@ def linen_train(variables, options, batches):
     return _plain(dict(variables)), np.asarray(y)
 
 
+def linen_masked_mean(x, mask):
+    """The running mean after one batch, on every shard of the leading axis."""
+    layer = flax.linen.BatchNorm(use_running_average=False, momentum=0.0, axis_name="shard")
+
+    def one(x, mask):
+        variables = layer.init(jax.random.key(0), x)
+        _, changed = layer.apply(variables, x, mask=mask[:, None], mutable=["batch_stats"])
+        return changed["batch_stats"]["mean"][0]
+
+    return np.asarray(jax.vmap(one, axis_name="shard")(x, mask))
+
+
 def _nnx(arrays, options, features):
     layer = nnx.BatchNorm(features, rngs=nnx.Rngs(0), **options)
     if arrays is not None:
@@ -165,8 +177,3 @@ def equinox_train(arrays, options, batches):
 def bfloat16(values):
     """An array of JAX's in bfloat16, as it leaves JAX."""
     return np.asarray(jnp.asarray(values, jnp.bfloat16))
-
-
-def in_devices(name, *args):
-    """Run a function of this module in a process that has two devices."""
-    return globals()[name](*args)
