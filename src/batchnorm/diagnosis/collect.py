@@ -44,7 +44,7 @@ from .redraw import Redrawn
 from .shown import Shown
 from .surroundings import loader_of, parameters_of, size_of, steps_of, world_size
 from .together import Share, check_alike, same_edges, talks, together
-from .trials import EXCHANGED, exchanged, judged, suspicious
+from .trials import EXCHANGED, exchanged, judged, simplest, suspicious
 from .updates import updates_of_step
 
 PAIRS = (
@@ -207,15 +207,12 @@ class Collector:
             self.notes.append(f"updates of a training step were not counted: {error}")
 
     def _try(self) -> None:
-        """Run what a suspicion asks for, up to the first trial that helps."""
+        """Run what a suspicion asks for, and keep the trial that explains most."""
         if self.request.way.loss is None or self.others.size > 1:
             return  # replicas might not be of one mind about what is suspicious
-        for names in suspicious(self.found, self.layers):
-            tried = self._tried(names)
-            if EXCHANGED not in self.trials or tried.is_better:
-                self.trials[EXCHANGED] = tried
-            if tried.is_better:
-                return
+        tried = [self._tried(names) for names in suspicious(self.found, self.layers)]
+        if tried:
+            self.trials[EXCHANGED] = simplest(tried)
 
     def _tried(self, names: Sequence[str]) -> Trial:
         self._set(BATCH)

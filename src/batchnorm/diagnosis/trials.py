@@ -17,7 +17,7 @@ EXCHANGED = "weight and bias exchanged"
 POSITIVE = 0.9
 """Share of the channels with a positive bias from which on it may be a weight."""
 ALONE = 8
-"""Layers that are tried one by one where all together do not help."""
+"""Layers that are tried one by one as well: not all that look alike need be wrong."""
 
 WORSE, NATS = 3.0, 0.05
 """How much larger the loss as found must be: times, and in addition. A network that was held back,
@@ -69,3 +69,15 @@ def judged(names: Sequence[str], found: float, tried: float) -> Trial:
         (True, False)
     """
     return Trial(tuple(names), found, tried, is_better=found > WORSE * tried + NATS)
+
+
+def simplest(tried: Sequence[Trial]) -> Trial:
+    """Choose the fewest layers with which the loss is about as small as with any.
+
+    Example:
+        >>> simplest([judged(["1", "4"], 9.0, 0.02), judged(["1"], 9.0, 0.03)]).layers
+        ('1',)
+    """
+    least = min(trial.tried for trial in tried)
+    enough = [trial for trial in tried if trial.tried <= least + NATS]
+    return min(enough or tried, key=lambda trial: len(trial.layers))
