@@ -319,11 +319,11 @@ like weights: a dash among the healthy means that none did.
 
 Findings of structure (`bias_before`, `after_activation`, `after_residual`, `decayed_affine`) are
 information. `nonfinite_statistics`, `half_statistics`, `never_updated`, `constant_channels`,
-`frozen_halfway` and `uncounted_statistics` are what they say. `reversed_momentum` asks for a momentum above 0.5, where the
-statistics are of hardly more than two batches; `slow_momentum` for 5 % of the first statistics left
-and an error above 0.1; `unpooled_micro_batches` and `unpooled_replicas` for fewer than 32
-independent values in a part; `shared_layer` uses the thresholds of `stale_statistics` between its
-places.
+`frozen_halfway` and `uncounted_statistics` are what they say. `reversed_momentum` asks for a
+momentum above 0.5, where the statistics are of hardly more than two batches; `slow_momentum` for
+5 % of the first statistics left and an error above 0.1; `unpooled_micro_batches` and
+`unpooled_replicas` for fewer than 32 independent values in a part; `shared_layer` uses the
+thresholds of `stale_statistics` between its places.
 
 ## What this does not show
 
