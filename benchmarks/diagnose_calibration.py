@@ -312,8 +312,10 @@ near its threshold is no alarm among random batches. Batches drawn without repla
 than chance: 16 of 64 are 76 % of the images here, so the median is 0.3 and not 1. Decisions that
 differ by batch noise are a finding only with small batches, or where the loss is worse. What is
 "times nearer" also has to follow the data channel by channel (a correlation above 0.9), and nearer
-than a common factor would. `exchanged_affine` looks at a trial that is only run where biases look
-like weights: a dash among the healthy means that none did.
+than a common factor would. These mistakes are planted into statistics that were just measured on
+the batches at hand, so what is mildest here is nearly exact; `tests/diagnosis/test_ported.py` puts
+them into statistics as training leaves them. `exchanged_affine` looks at a trial that is only run
+where biases look like weights: a dash among the healthy means that none did.
 
 ## Where there is no number to calibrate
 
