@@ -27,7 +27,7 @@ $(READY): pyproject.toml constraints.txt
 	  { echo "batchnorm needs Python 3.11 or newer, found `$(PYTHON) --version`; try: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 3; }
 	@echo 'Installing into .venv, and compiling the C++ kernels: some minutes on a small machine'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt scikit-build-core cmake ninja
+	$(BIN)/pip install --quiet --constraint constraints.txt scikit-build-core cmake ninja setuptools
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[study,dev]'
 	@ls $(LIBRARY).* >/dev/null 2>&1 || \
 	  echo "The C++ kernels are not compiled; PyTorch's serve instead. With g++ installed, run: make native" >&2

@@ -19,7 +19,7 @@ RANKS = [
     {"compose", "distributed"},
     {"functional"},
     {"nn"},
-    {"surgery"},
+    {"surgery", "port"},
     {"diagnosis"},
     {"bench", "study"},
     {"cli"},

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from . import functional, study
+    from . import functional, port, study
     from .diagnosis import Diagnosis, Monitor, diagnose
     from .distributed import sync_debug
     from .moments import Moments
@@ -46,6 +46,7 @@ _MODULE_BY_NAME = {
     "functional": ".functional",
     "insert": ".surgery",
     "no_update": ".nn",
+    "port": ".port",
     "recalibrate": ".surgery",
     "recompute": ".nn",
     "study": ".study",
@@ -72,6 +73,7 @@ __all__ = [
     "functional",
     "insert",
     "no_update",
+    "port",
     "recalibrate",
     "recompute",
     "study",

@@ -7,6 +7,7 @@ BatchNormError
 ├── OptionError(ValueError)       an option has a value that is not one of the known ones
 ├── SyncError(RuntimeError)       replicas do not do the same, or one of them is gone
 ├── SurgeryError(ValueError)      a model cannot be changed the way that was asked for
+├── PortError(ValueError)         arrays are not those of the layer they were said to be of
 └── CommandError                  a command cannot go on; carries the exit code
     ├── UsageError                exit code 2: what the user gave is wrong
     ├── MissingExtraError         exit code 3: an optional dependency is not installed
@@ -42,6 +43,10 @@ class SyncError(BatchNormError, RuntimeError):
 
 class SurgeryError(BatchNormError, ValueError):
     """A model cannot be changed the way that was asked for."""
+
+
+class PortError(BatchNormError, ValueError):
+    """Arrays are not those of the layer they were said to be of."""
 
 
 class CommandError(BatchNormError):

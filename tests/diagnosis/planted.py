@@ -19,6 +19,7 @@ def example(name):
 
 
 healthy = example("healthy")
+example("ported")  # puts its own into the list
 FAULTS = {fault.name: fault for fault in example("faults").FAULTS}
 
 

@@ -29,6 +29,7 @@ from .evidence import (
     Calls,
     Evidence,
     LayerEvidence,
+    Trial,
 )
 from .gradients import set_aside
 from .layers import State, describe
@@ -43,6 +44,7 @@ from .redraw import Redrawn
 from .shown import Shown
 from .surroundings import loader_of, parameters_of, size_of, steps_of, world_size
 from .together import Share, check_alike, same_edges, talks, together
+from .trials import EXCHANGED, exchanged, judged, simplest, suspicious
 from .updates import updates_of_step
 
 PAIRS = (
@@ -100,6 +102,7 @@ class Collector:
         self.leaks: dict[str, float] = {}
         self.seconds: dict[str, float] = {}
         self.notes: list[str] = []
+        self.trials: dict[str, Trial] = {}
         self.steps = 0
         self.shown = Shown(request.example)
 
@@ -154,6 +157,7 @@ class Collector:
                 found = leakage(self.request.way, max(self.batches, key=size_of))
             if found is not None:
                 self.leaks[run] = found
+        self._try()
         if self._recalibrate():
             self._run(RECALIBRATED, self.batches, {})
 
@@ -201,6 +205,23 @@ class Collector:
             self.updates = updates_of_step(self.request.way, batch, self.layers, parameters)
         except (ValueError, StatisticsError) as error:
             self.notes.append(f"updates of a training step were not counted: {error}")
+
+    def _try(self) -> None:
+        """Run what a suspicion asks for, and keep the trial that explains most."""
+        if self.request.way.loss is None or self.others.size > 1:
+            return  # replicas might not be of one mind about what is suspicious
+        tried = [self._tried(names) for names in suspicious(self.found, self.layers)]
+        if tried:
+            self.trials[EXCHANGED] = simplest(tried)
+
+    def _tried(self, names: Sequence[str]) -> Trial:
+        self._set(BATCH)
+        layers = [self.layers[name] for name in names]
+        with no_update(self.model), torch.no_grad(), exchanged(layers):
+            losses = [self.request.way.run(batch)[1] for batch in self.batches]
+        found = self.passes[BATCH].losses
+        tried = sum(float(loss) for loss in losses if loss is not None) / len(losses)
+        return judged(names, sum(found) / len(found), tried)
 
     def _recalibrate(self) -> bool:
         for module, mode in self.as_found:
@@ -256,6 +277,7 @@ class Collector:
             leakage=self.leaks,
             seconds={**{run: done.seconds for run, done in self.passes.items()}, **self.seconds},
             notes=tuple(self.notes),
+            trials=self.trials,
         )
 
     def _layer(

@@ -223,6 +223,19 @@ class ParameterEvidence:
     """Whether there was a gradient (`.grad`) as found."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """The loss with something else in some layers."""
+
+    layers: tuple[str, ...]
+    found: float
+    """Mean loss of the run BATCH."""
+    tried: float
+    """The same with the change."""
+    is_better: bool
+    """Whether that is so much smaller that it is no accident."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evidence:
     """Everything that rules judge."""
@@ -261,3 +274,5 @@ class Evidence:
     """What each run cost; "recalibrate" is one more."""
     notes: tuple[str, ...]
     """What could not be measured, and why."""
+    trials: Mapping[str, Trial] = dataclasses.field(default_factory=dict)
+    """What was tried where numbers raised a suspicion, and how the loss was; see `trials`."""

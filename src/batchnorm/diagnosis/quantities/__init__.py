@@ -14,6 +14,7 @@ from . import (
     effective_batch,
     error_growth,
     error_rms,
+    exchanged,
     flip_rate,
     gamma,
     gap_recalibrated,
@@ -23,9 +24,12 @@ from . import (
     loss_gap,
     magnitude,
     mean_error,
+    misread,
     output_gap,
     saturated,
+    shift_over_scale,
     switched_off,
+    undivided,
     updates,
     variance_over_eps,
 )
@@ -35,6 +39,9 @@ LAYER: tuple[tuple[Measure, Callable[[LayerEvidence], float | None]], ...] = tup
     for quantity in (
         mean_error,
         log_std_error,
+        misread,
+        exchanged,
+        undivided,
         effective_batch,
         between_batch,
         variance_over_eps,
@@ -43,6 +50,7 @@ LAYER: tuple[tuple[Measure, Callable[[LayerEvidence], float | None]], ...] = tup
         activation_rms,
         error_rms,
         gamma,
+        shift_over_scale,
         switched_off,
         updates,
     )

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ...records import Finding
 from ..evidence import Evidence, LayerEvidence
+from ..readings import is_exchanged
 
 
 def check(evidence: Evidence) -> Iterator[Finding]:
@@ -13,6 +14,8 @@ def check(evidence: Evidence) -> Iterator[Finding]:
     for layer in evidence.layers.values():
         bad = bad_channels(layer)
         if bad is not None and bool(bad.any()):
+            if is_exchanged(layer):
+                continue  # means in place of variances may be negative
             yield _unusable(layer, int(bad.sum()))
         elif layer.num_nonfinite:
             yield _missed(layer)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from ...records import Finding
 from ..distances import Distances, distances
 from ..evidence import Evidence, LayerEvidence
+from ..readings import is_something_else
 
 LEFT = 0.05
 """Share of what the statistics began with."""
@@ -17,7 +18,7 @@ def check(evidence: Evidence) -> Iterator[Finding]:
     """Find layers that have not had time to forget 0 and 1."""
     for layer in evidence.layers.values():
         far = distances(layer)
-        if far is None or not is_slow(layer):
+        if far is None or not is_slow(layer) or is_something_else(layer):
             continue
         if far.mean > MEAN_ERROR or far.log_std > LOG_STD_ERROR:
             yield _finding(layer, far)

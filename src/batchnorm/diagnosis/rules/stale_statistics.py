@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from ...records import Finding
 from ..distances import LOG_STD_ERROR, MEAN_ERROR, Distances, distances
 from ..evidence import Evidence, LayerEvidence
-from . import never_updated, slow_momentum
+from ..readings import is_something_else
+from . import never_updated, slow_momentum, undivided_statistics
 
 
 def check(evidence: Evidence) -> Iterator[Finding]:
@@ -15,7 +16,9 @@ def check(evidence: Evidence) -> Iterator[Finding]:
         far = distances(layer)
         if far is None or not far.is_far:
             continue
-        if not never_updated.is_untouched(layer) and not slow_momentum.is_slow(layer):
+        if never_updated.is_untouched(layer) or slow_momentum.is_slow(layer):
+            continue
+        if not is_something_else(layer) and undivided_statistics.sums(layer) is None:
             yield _finding(layer, far)
 
 
@@ -28,7 +31,8 @@ def _finding(layer: LayerEvidence, far: Distances) -> Finding:
         f"standard deviations, the standard deviation by a factor of {math.exp(far.log_std):.2g}",
         why="Inference normalizes by them, training by the batch, so eval() computes another "
         "function than train(). (a) The weights moved on, or were averaged, after the last update; "
-        "(b) updates went missing; (c) these data are not those it was trained on.",
+        "(b) updates went missing; (c) these data are not those it was trained on; (d) a layer "
+        "before was ported with another eps.",
         remedy="bn.recalibrate(model, batches)  # batches of the data it is to be used on",
         source="Wu & Johnson 2021 (arXiv:2105.07576), section 3",
         numbers={

@@ -68,7 +68,7 @@ def moments_of(
             weight = shares_at(
                 share, here, row, column, columns, channels, inner, each, there, PLANES, TR, TC
             )
-            shift = tl.where((count == 0) & (weight > 0), values, shift)
+            shift = tl.where(count == 0, values, shift)
             deviation = tl.where(weight > 0, values - shift, 0.0)
             count += weight
             sum1 = tl.fma(weight, deviation, sum1)
