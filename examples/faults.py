@@ -34,6 +34,8 @@ class Fault:
         remedy: What to do with a network that has the mistake; None for what only building it
             again without the mistake heals.
         cause: Of a gap between training and evaluation; None if evaluation is no worse.
+        spread: Where it may be found as well: how much of it arrives there depends on training,
+            and so on the order in which a processor adds.
     """
 
     build: Callable[[bool, int], Case]
@@ -41,6 +43,7 @@ class Fault:
     layers: tuple[str, ...]
     remedy: Callable[[Case], Case] | None = None
     cause: str | None = None
+    spread: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -212,7 +215,13 @@ def domain_of_the_test(case: Case) -> Case:
     return recalibrated(dataclasses.replace(case, batches=case.batches[::2]))
 
 
-@fault("mixed_domains", *BOTH, remedy=domain_of_the_test, cause="distribution shift")
+@fault(
+    "mixed_domains",
+    BOTH[0],
+    remedy=domain_of_the_test,
+    cause="distribution shift",
+    spread=BOTH[1:],
+)
 def two_domains_in_turns(mistake: bool, seed: int) -> Case:
     """Batches of two domains in turns, and in evaluation the average of their statistics."""
     train, test = digits(seed)

@@ -393,7 +393,8 @@ def test_a_layer_that_is_not_called():
     idle = found.evidence.layers["idle"]
     assert (idle.runs, idle.calls) == ({}, 0)
     numbers = {k: v for k, v in found.quantities["idle"].items() if v is not None}
-    assert numbers == {"gamma": 1.0, "switched_off": 0.0, "updates": 0.0}
+    of_weights = {"gamma": 1.0, "switched_off": 0.0, "updates": 0.0, "shift_over_scale": 0.0}
+    assert numbers == of_weights
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,9 @@ def planted(name, seed):
 def test_a_mistake_is_found_where_it_is(name, seed):
     fault = FAULTS[name]
     broken, *_ = planted(name, seed)
-    assert layers_found(broken, fault.rule) == fault.layers, str(broken)
+    found = layers_found(broken, fault.rule)
+    assert found[: len(fault.layers)] == fault.layers, str(broken)
+    assert set(found) <= {*fault.layers, *fault.spread}, str(broken)
 
 
 @pytest.mark.parametrize("name", FAULTS)
