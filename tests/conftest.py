@@ -5,13 +5,13 @@ import os
 import pytest
 import torch
 
-from batchnorm.ops import native
-
-torch.set_num_threads(1)
-
 # Before anything imports Triton: where there is no GPU, its kernels are interpreted.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+
+from batchnorm.ops import native
+
+torch.set_num_threads(1)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -23,8 +23,8 @@ def interpret(monkeypatch: pytest.MonkeyPatch, route: str) -> None:
         processors = 8
     monkeypatch.setattr(plan, "PROGRAMS", 1)
     monkeypatch.setattr(plan, "TILE", 128 if route == SHARED else 2048)
-    monkeypatch.setattr(launch, "_planned", plan.make_plan)
-    monkeypatch.setattr(launch, "device_of", lambda index: plan.Device(processors, 2**20))
+    monkeypatch.setattr(launch.calls, "_planned", plan.make_plan)
+    monkeypatch.setattr(launch.calls, "device_of", lambda index: plan.Device(processors, 2**20))
     monkeypatch.setattr(
         ops.dispatch, "own", lambda x: launch if x.dtype in ops.triton.DTYPES else None
     )

@@ -1,5 +1,6 @@
 """Where the kernels for GPUs are chosen, and what is said where they are not."""
 
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -86,7 +87,7 @@ def test_other_dtypes_are_not_for_them(dtype):
 @pytest.mark.usefixtures("gpu")
 def test_tensors_below_the_least_size_and_channels_beyond_32_bits_are_not_for_them(monkeypatch):
     chosen = object()
-    monkeypatch.setattr(triton, "_of_device", lambda index: chosen)
+    monkeypatch.setattr(triton, "_load", lambda index: chosen)
     assert triton.kernels(tensor()) is chosen
     assert triton.kernels(tensor(shape=(2**31, 2))) is None
     monkeypatch.setattr(triton, "LEAST_VALUES", 97)
@@ -99,3 +100,13 @@ def test_the_command_says_why_there_are_none(capsys, monkeypatch):
     monkeypatch.setattr(triton, "_reasons", {})
     assert run(["env"]) == 0
     assert "there is no GPU that PyTorch can use" in " ".join(capsys.readouterr().out.split())
+
+
+def test_layers_are_imported_without_a_compiler():
+    """Which would take longer than all that is ours."""
+    code = (
+        "import sys, batchnorm; batchnorm.BatchNorm2d; "
+        "print([name for name in ('torch._dynamo', 'triton') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

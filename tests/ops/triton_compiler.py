@@ -16,7 +16,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from batchnorm.ops.triton import backward, forward, launch, plan
+from batchnorm.ops.triton import backward, calls, forward, plan
 
 H200 = plan.Device(132, 60 * 2**20)
 SIZES = {
@@ -68,15 +68,15 @@ CASES = {
 def integers(cut: plan.Plan) -> dict[str, int]:
     """The whole numbers that a kernel is given."""
     names = "rows", "units", "channels", "inner", "split_rows", "split_tiles", "column_splits"
-    numbers = dict(zip(names, launch._place(cut), strict=True))
+    numbers = dict(zip(names, calls.place(cut), strict=True))
     return numbers | {"each": cut.channels, "splits": cut.splits}
 
 
 def compiled(case: str, dtype: str, cut: plan.Plan, capability: int) -> dict[str, int]:
     """Compile a kernel for a plan; give its registers, spills, and bytes of its widest access."""
     kernel, absent, act = CASES[case]
-    constants = {"ACT": act, "STAGES": launch.STAGES, "PARTS": 64, "CHANNELS": 16}
-    tile = launch._tile(cut)
+    constants = {"ACT": act, "STAGES": calls.STAGES, "PARTS": 64, "CHANNELS": 16}
+    tile = calls.tile(cut)
     constants |= {name: value for name, value in tile.items() if name.isupper()}
     numbers = integers(cut)
     constants |= {name: 1 for name, number in numbers.items() if number == 1}

@@ -48,31 +48,24 @@ def reduce_kernel(
 ):
     """Compute the sums of every split."""
     block, split = tl.program_id(0), tl.program_id(1)
-    columns = units * ALIGN
     here = rectangle(
-        block, split, rows, columns, split_rows, split_tiles, column_splits, PLANES, TC
-    )
-    channel, lane, exists = lanes_of(block, columns, channels, inner, PLANES, TC)
-    mean, low, invstd = _vectors_of(vectors, channel, exists, channels)
-    scale, offset = affine_of(low, invstd, weight, bias, channel, exists)
-    of_dz, of_dz_xmu = _sums_of(
-        grad_y,
-        x,
-        residual,
-        signs,
-        mean,
-        scale,
-        offset,
-        here,
-        columns,
+        block,
+        split,
+        rows,
+        units * ALIGN,
         channels,
-        ACT,
+        inner,
+        split_rows,
+        split_tiles,
+        column_splits,
         PLANES,
-        TR,
         TC,
-        STAGES,
     )
-    lanes = channels if PLANES else columns
+    channel, lane, exists = lanes_of(here, PLANES, TC)
+    mean, low, invstd = _vectors_of(vectors, channel, exists, channels)
+    by = affine_of(mean, low, invstd, weight, bias, channel, exists)
+    of_dz, of_dz_xmu = _sums_of((grad_y, x, residual, signs), by, here, ACT, PLANES, TR, TC, STAGES)
+    lanes = channels if PLANES else units * ALIGN
     at = parts + split * lanes + lane
     tl.store(at, of_dz, mask=exists)
     tl.store(at + tl.num_programs(1) * lanes, of_dz_xmu, mask=exists)
@@ -136,36 +129,34 @@ def elemt_kernel(
     # Backwards: what the kernel before has read last is still in the cache.
     block = tl.num_programs(0) - 1 - tl.program_id(0)
     split = tl.num_programs(1) - 1 - tl.program_id(1)
-    columns = units * ALIGN
     here = rectangle(
-        block, split, rows, columns, split_rows, split_tiles, column_splits, PLANES, TC
+        block,
+        split,
+        rows,
+        units * ALIGN,
+        channels,
+        inner,
+        split_rows,
+        split_tiles,
+        column_splits,
+        PLANES,
+        TC,
     )
-    channel, _, exists = lanes_of(block, columns, channels, inner, PLANES, TC)
+    channel, _, exists = lanes_of(here, PLANES, TC)
     mean, low, invstd = _vectors_of(vectors, channel, exists, channels)
-    scale, offset = affine_of(low, invstd, weight, bias, channel, exists)
-    slope, shift = tl.zeros_like(scale), tl.zeros_like(scale)
+    by = affine_of(mean, low, invstd, weight, bias, channel, exists)
+    slope, shift = tl.zeros_like(invstd), tl.zeros_like(invstd)
     if sums is not None:
         of_dz = tl.load(sums + channel, mask=exists, other=0.0)
         of_dz_x_hat = tl.load(sums + channels + channel, mask=exists, other=0.0)
-        slope, shift = _through_statistics(of_dz, of_dz_x_hat, low, invstd, scale, portion)
+        slope, shift = _through_statistics(of_dz, of_dz_x_hat, low, invstd, by, portion)
     _elemt_rectangle(
-        grad_y,
-        x,
-        residual,
-        signs,
-        share,
-        inner,
-        each,
-        grad_x,
-        grad_residual,
-        mean,
-        scale,
-        offset,
-        slope,
-        shift,
+        (grad_y, x, residual, signs),
+        (grad_x, grad_residual),
+        by,
+        (slope, shift),
+        (share, each),
         here,
-        columns,
-        channels,
         ACT,
         PLANES,
         TR,
@@ -199,48 +190,20 @@ def backward_kernel(
 ):
     """Do all of it where a program has all values of its channels."""
     block = tl.program_id(0)
-    columns = units * ALIGN
-    here = whole(block, rows, columns, PLANES, TC)
-    channel, _, exists = lanes_of(block, columns, channels, inner, PLANES, TC)
+    here = whole(block, rows, units * ALIGN, channels, inner, PLANES, TC)
+    channel, _, exists = lanes_of(here, PLANES, TC)
     mean, low, invstd = _vectors_of(vectors, channel, exists, channels)
-    scale, offset = affine_of(low, invstd, weight, bias, channel, exists)
-    of_dz, of_dz_xmu = _sums_of(
-        grad_y,
-        x,
-        residual,
-        signs,
-        mean,
-        scale,
-        offset,
-        here,
-        columns,
-        channels,
-        ACT,
-        PLANES,
-        TR,
-        TC,
-        STAGES,
-    )
+    by = affine_of(mean, low, invstd, weight, bias, channel, exists)
+    of_dz, of_dz_xmu = _sums_of((grad_y, x, residual, signs), by, here, ACT, PLANES, TR, TC, STAGES)
     of_dz_x_hat = _write_sums(sums, of_dz, of_dz_xmu, low, invstd, channel, exists, channels)
-    slope, shift = _through_statistics(of_dz, of_dz_x_hat, low, invstd, scale, portion)
+    slope, shift = _through_statistics(of_dz, of_dz_x_hat, low, invstd, by, portion)
     _elemt_rectangle(
-        grad_y,
-        x,
-        residual,
-        signs,
-        None,
-        inner,
-        1,
-        grad_x,
-        grad_residual,
-        mean,
-        scale,
-        offset,
-        slope,
-        shift,
+        (grad_y, x, residual, signs),
+        (grad_x, grad_residual),
+        by,
+        (slope, shift),
+        (None, 1),
         here,
-        columns,
-        channels,
         ACT,
         PLANES,
         TR,
@@ -265,24 +228,18 @@ def _write_sums(sums, of_dz, of_dz_xmu, low, invstd, channel, exists, channels):
 
 
 @triton.jit
-def _through_statistics(of_dz, of_dz_x_hat, low, invstd, scale, portion):
+def _through_statistics(of_dz, of_dz_x_hat, low, invstd, by, portion):
     """Sort −(Σ dz + x̂·Σ dz·x̂)·portion·scale into (x − mean)·slope + shift."""
+    _, scale, _ = by
     slope = -portion * of_dz_x_hat * invstd * scale
     return slope, -portion * of_dz * scale - low * slope
 
 
 @triton.jit
 def _sums_of(
-    grad_y,
-    x,
-    residual,
-    signs,
-    mean,
-    scale,
-    offset,
+    inputs,
+    by,
     here,
-    columns,
-    channels,
     ACT: tl.constexpr,
     PLANES: tl.constexpr,
     TR: tl.constexpr,
@@ -290,18 +247,14 @@ def _sums_of(
     STAGES: tl.constexpr,
 ):
     """Compute Σ dz and Σ dz·(x − mean) of the channels of a rectangle."""
-    _, row, _, column, _ = here
-    places = within(columns, channels, PLANES, TR, TC)
+    _, row, _, column, _, _, _, _ = here
+    places = within(here, PLANES, TR, TC)
     of_dz = tl.zeros([TR, TC], tl.float32)
     of_dz_xmu = tl.zeros([TR, TC], tl.float32)
     for _ in tl.range(0, tiles_of(here, TR, TC), num_stages=STAGES):
         there = inside(here, row, column, TR, TC)
-        at = first_at(here, row, column, columns, channels, PLANES) + places
-        passed = None
-        if signs is not None:
-            bytes, some = signs_at(signs, here, row, column, columns, channels, PLANES, TR, TC)
-            passed = unpack_signs(tl.load(bytes, mask=some, other=0), TR, TC)
-        dz, xmu = _before(grad_y, x, residual, passed, at, there, mean, scale, offset, ACT)
+        at = first_at(here, row, column, PLANES) + places
+        dz, xmu = _before(inputs, by, here, row, column, at, there, ACT, PLANES, TR, TC)
         of_dz += dz
         of_dz_xmu = tl.fma(dz, xmu, of_dz_xmu)
         row, column = following(here, row, column, TR, TC)
@@ -310,58 +263,61 @@ def _sums_of(
 
 @triton.jit
 def _elemt_rectangle(
-    grad_y,
-    x,
-    residual,
-    signs,
-    share,
-    inner,
-    each,
-    grad_x,
-    grad_residual,
-    mean,
-    scale,
-    offset,
-    slope,
-    shift,
+    inputs,
+    outputs,
+    by,
+    through_statistics,
+    shares,
     here,
-    columns,
-    channels,
     ACT: tl.constexpr,
     PLANES: tl.constexpr,
     TR: tl.constexpr,
     TC: tl.constexpr,
 ):
     """Write the gradients of a rectangle."""
-    _, row, _, column, _ = here
-    places = within(columns, channels, PLANES, TR, TC)
+    _, row, _, column, _, _, _, _ = here
+    grad_x, grad_residual = outputs
+    slope, shift = through_statistics
+    share, each = shares
+    _, scale, _ = by
+    places = within(here, PLANES, TR, TC)
     for _ in range(tiles_of(here, TR, TC)):
         there = inside(here, row, column, TR, TC)
-        at = first_at(here, row, column, columns, channels, PLANES) + places
-        passed = None
-        if signs is not None:
-            bytes, some = signs_at(signs, here, row, column, columns, channels, PLANES, TR, TC)
-            passed = unpack_signs(tl.load(bytes, mask=some, other=0), TR, TC)
-        dz, xmu = _before(grad_y, x, residual, passed, at, there, mean, scale, offset, ACT)
+        at = first_at(here, row, column, PLANES) + places
+        dz, xmu = _before(inputs, by, here, row, column, at, there, ACT, PLANES, TR, TC)
         if grad_residual is not None:
             tl.store(grad_residual + at, dz.to(grad_residual.dtype.element_ty), mask=there)
         if grad_x is not None:
             through = tl.fma(xmu, slope, shift)
             if share is not None:
-                through *= shares_at(
-                    share, here, row, column, columns, channels, inner, each, there, PLANES, TR, TC
-                )
+                through *= shares_at(share, here, row, column, each, there, PLANES, TR, TC)
             of_x = tl.fma(dz, scale, through)
             tl.store(grad_x + at, of_x.to(grad_x.dtype.element_ty), mask=there)
         row, column = following(here, row, column, TR, TC)
 
 
 @triton.jit
-def _before(grad_y, x, residual, passed, at, there, mean, scale, offset, ACT: tl.constexpr):
+def _before(
+    inputs,
+    by,
+    here,
+    row,
+    column,
+    at,
+    there,
+    ACT: tl.constexpr,
+    PLANES: tl.constexpr,
+    TR: tl.constexpr,
+    TC: tl.constexpr,
+):
     """Give the gradient before the activation, and x − mean; 0 where nothing is."""
+    grad_y, x, residual, signs = inputs
+    mean, scale, offset = by
     dz = tl.load(grad_y + at, mask=there, other=0.0).to(tl.float32)
     xmu = tl.where(there, tl.load(x + at, mask=there, other=0.0).to(tl.float32) - mean, 0.0)
-    if passed is not None:
+    if signs is not None:
+        bytes, some = signs_at(signs, here, row, column, PLANES, TR, TC)
+        passed = unpack_signs(tl.load(bytes, mask=some, other=0), TR, TC)
         dz = gradient_by_sign(dz, passed, ACT)
     elif ACT is not None:
         # As in the forward pass, to the last bit.

@@ -58,15 +58,22 @@ def stats_kernel(
 ):
     """Compute the moments of every split."""
     block, split = tl.program_id(0), tl.program_id(1)
-    columns = units * ALIGN
     here = rectangle(
-        block, split, rows, columns, split_rows, split_tiles, column_splits, PLANES, TC
+        block,
+        split,
+        rows,
+        units * ALIGN,
+        channels,
+        inner,
+        split_rows,
+        split_tiles,
+        column_splits,
+        PLANES,
+        TC,
     )
-    count, high, low, m2 = moments_of(
-        x, share, here, columns, channels, inner, each, PLANES, TR, TC, STAGES
-    )
-    _, lane, exists = lanes_of(block, columns, channels, inner, PLANES, TC)
-    lanes = channels if PLANES else columns
+    count, high, low, m2 = moments_of(x, share, here, each, PLANES, TR, TC, STAGES)
+    _, lane, exists = lanes_of(here, PLANES, TC)
+    lanes = channels if PLANES else units * ALIGN
     field = tl.num_programs(1) * lanes
     at = parts + split * lanes + lane
     tl.store(at, count, mask=exists)
@@ -119,23 +126,9 @@ def merge_kernel(
         m2 += of_part * _delta(at, field, there, reference)
     of_mean = total(weighted, False) / divisor(number)
     high, low = two_sum(reference, of_mean)
-    settle(
-        number,
-        high,
-        low,
-        about_mean(total(m2, False), number, of_mean),
-        channel,
-        exists,
-        first,
-        vectors,
-        channels,
-        eps,
-        running_mean,
-        running_var,
-        missed,
-        tracked,
-        momentum,
-    )
+    moving = (running_mean, running_var, missed, tracked, momentum)
+    m2 = about_mean(total(m2, False), number, of_mean)
+    settle(number, high, low, m2, channel, exists, first, vectors, channels, eps, moving)
 
 
 @triton.jit
@@ -180,11 +173,20 @@ def normalize_kernel(
     # Backwards: what the kernel before has read last is still in the cache.
     block = tl.num_programs(0) - 1 - tl.program_id(0)
     split = tl.num_programs(1) - 1 - tl.program_id(1)
-    columns = units * ALIGN
     here = rectangle(
-        block, split, rows, columns, split_rows, split_tiles, column_splits, PLANES, TC
+        block,
+        split,
+        rows,
+        units * ALIGN,
+        channels,
+        inner,
+        split_rows,
+        split_tiles,
+        column_splits,
+        PLANES,
+        TC,
     )
-    channel, _, exists = lanes_of(block, columns, channels, inner, PLANES, TC)
+    channel, _, exists = lanes_of(here, PLANES, TC)
     if running_mean is not None:
         mean = tl.load(running_mean + channel, mask=exists, other=0.0)
         var = tl.load(running_var + channel, mask=exists, other=1.0)
@@ -195,23 +197,8 @@ def normalize_kernel(
         mean = tl.load(vectors + channel, mask=exists, other=0.0)
         low = tl.load(vectors + channels + channel, mask=exists, other=0.0)
         invstd = tl.load(vectors + 3 * channels + channel, mask=exists, other=0.0)
-    scale, offset = affine_of(low, invstd, weight, bias, channel, exists)
-    normalize_rectangle(
-        x,
-        y,
-        residual,
-        signs,
-        mean,
-        scale,
-        offset,
-        here,
-        columns,
-        channels,
-        ACT,
-        PLANES,
-        TR,
-        TC,
-    )
+    by = affine_of(mean, low, invstd, weight, bias, channel, exists)
+    normalize_rectangle(x, y, residual, signs, by, here, ACT, PLANES, TR, TC)
 
 
 @triton.jit
@@ -242,58 +229,26 @@ def train_kernel(
 ):
     """Do all of it where a program has all values of its channels."""
     block = tl.program_id(0)
-    columns = units * ALIGN
-    here = whole(block, rows, columns, PLANES, TC)
-    number, high, low, m2 = moments_of(
-        x, None, here, columns, channels, inner, 1, PLANES, TR, TC, STAGES
-    )
-    channel, _, exists = lanes_of(block, columns, channels, inner, PLANES, TC)
-    invstd = settle(
-        number,
-        high,
-        low,
-        m2,
-        channel,
-        exists,
-        block == 0,
-        vectors,
-        channels,
-        eps,
-        running_mean,
-        running_var,
-        missed,
-        tracked,
-        momentum,
-    )
-    scale, offset = affine_of(low, invstd, weight, bias, channel, exists)
-    normalize_rectangle(
-        x,
-        y,
-        residual,
-        signs,
-        high,
-        scale,
-        offset,
-        here,
-        columns,
-        channels,
-        ACT,
-        PLANES,
-        TR,
-        TC,
-    )
+    here = whole(block, rows, units * ALIGN, channels, inner, PLANES, TC)
+    number, high, low, m2 = moments_of(x, None, here, 1, PLANES, TR, TC, STAGES)
+    channel, _, exists = lanes_of(here, PLANES, TC)
+    moving = (running_mean, running_var, missed, tracked, momentum)
+    first = block == 0
+    invstd = settle(number, high, low, m2, channel, exists, first, vectors, channels, eps, moving)
+    by = affine_of(high, low, invstd, weight, bias, channel, exists)
+    normalize_rectangle(x, y, residual, signs, by, here, ACT, PLANES, TR, TC)
 
 
 @triton.jit
-def affine_of(low, invstd, weight, bias, channel, exists):
-    """Make of mean and invstd what gives z = (x − mean)·scale + offset."""
+def affine_of(mean, low, invstd, weight, bias, channel, exists):
+    """Give mean, scale and offset, for z = (x − mean)·scale + offset."""
     scale = invstd
     if weight is not None:
         scale = invstd * tl.load(weight + channel, mask=exists, other=0.0).to(tl.float32)
     offset = tl.zeros_like(scale)
     if bias is not None:
         offset = tl.load(bias + channel, mask=exists, other=0.0).to(tl.float32)
-    return scale, tl.fma(-low, scale, offset)
+    return mean, scale, tl.fma(-low, scale, offset)
 
 
 @triton.jit
@@ -302,23 +257,20 @@ def normalize_rectangle(
     y,
     residual,
     signs,
-    mean,
-    scale,
-    offset,
+    by,
     here,
-    columns,
-    channels,
     ACT: tl.constexpr,
     PLANES: tl.constexpr,
     TR: tl.constexpr,
     TC: tl.constexpr,
 ):
-    """Write the output of a rectangle."""
-    _, row, _, column, _ = here
-    places = within(columns, channels, PLANES, TR, TC)
+    """Write the output of a rectangle; `by` is mean, scale and offset."""
+    _, row, _, column, _, _, _, _ = here
+    mean, scale, offset = by
+    places = within(here, PLANES, TR, TC)
     for _ in range(tiles_of(here, TR, TC)):
         there = inside(here, row, column, TR, TC)
-        origin = first_at(here, row, column, columns, channels, PLANES)
+        origin = first_at(here, row, column, PLANES)
         values = tl.load(x + origin + places, mask=there, other=0.0).to(tl.float32)
         # Written out, so that the backward pass has the same z, and sign, to the last bit.
         z = tl.fma(values - mean, scale, offset)
@@ -326,6 +278,6 @@ def normalize_rectangle(
             z += tl.load(residual + origin + places, mask=there, other=0.0).to(tl.float32)
         tl.store(y + origin + places, value(z, ACT).to(y.dtype.element_ty), mask=there)
         if signs is not None:
-            at, some = signs_at(signs, here, row, column, columns, channels, PLANES, TR, TC)
+            at, some = signs_at(signs, here, row, column, PLANES, TR, TC)
             tl.store(at, pack_signs(passes(z, ACT), TR, TC), mask=some)
         row, column = following(here, row, column, TR, TC)

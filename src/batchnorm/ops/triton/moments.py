@@ -1,9 +1,9 @@
 """Moments of every channel: of a program's values, merged over programs, and what is made of them.
 
-Each lane of a tile subtracts the first of its own values from all of them, so a large mean costs
+Each place of a tile subtracts the first of its own values from all of them, so a large mean costs
 no precision, whatever lies where, and a constant channel comes out exact. Then
 
-    lane:     n, e = Σw(x − shift)/n, m2 = Σw(x − shift)² − n·e²
+    place:    n, e = Σw(x − shift)/n, m2 = Σw(x − shift)² − n·e²
     channel:  mean = reference + δ̄,  δ̄ = Σ n·δ / Σ n,  δ = (shift − reference) + e
               m2 = Σ m2 + Σ n·δ² − Σ n·δ̄²
 
@@ -35,9 +35,6 @@ def moments_of(
     x,
     share,
     here,
-    columns,
-    channels,
-    inner,
     each,
     PLANES: tl.constexpr,
     TR: tl.constexpr,
@@ -45,29 +42,27 @@ def moments_of(
     STAGES: tl.constexpr,
 ):
     """Compute count, mean, what it lacks, and m2 of the channels of a rectangle."""
-    _, row, _, column, _ = here
-    places = within(columns, channels, PLANES, TR, TC)
+    _, row, _, column, _, _, _, _ = here
+    places = within(here, PLANES, TR, TC)
     count = tl.zeros([TR, TC], tl.float32)
     shift = tl.zeros([TR, TC], tl.float32)
     sum1 = tl.zeros([TR, TC], tl.float32)
     sum2 = tl.zeros([TR, TC], tl.float32)
     if share is None:
-        # A lane that has values at all has one in the first tile.
+        # A place that has values at all has one in the first tile.
         there = inside(here, row, column, TR, TC)
-        at = x + first_at(here, row, column, columns, channels, PLANES)
+        at = x + first_at(here, row, column, PLANES)
         shift = tl.load(at + places, mask=there, other=0.0).to(tl.float32)
     for _ in tl.range(0, tiles_of(here, TR, TC), num_stages=STAGES):
         there = inside(here, row, column, TR, TC)
-        at = x + first_at(here, row, column, columns, channels, PLANES)
+        at = x + first_at(here, row, column, PLANES)
         values = tl.load(at + places, mask=there, other=0.0).to(tl.float32)
         if share is None:
             deviation = tl.where(there, values - shift, 0.0)
             sum1 += deviation
             sum2 = tl.fma(deviation, deviation, sum2)
         else:
-            weight = shares_at(
-                share, here, row, column, columns, channels, inner, each, there, PLANES, TR, TC
-            )
+            weight = shares_at(share, here, row, column, each, there, PLANES, TR, TC)
             shift = tl.where(count == 0, values, shift)
             deviation = tl.where(weight > 0, values - shift, 0.0)
             count += weight
@@ -76,11 +71,11 @@ def moments_of(
         row, column = following(here, row, column, TR, TC)
     if share is None:
         count = counts(here, TR, TC)
-    return _of_lanes(count, shift, sum1, sum2, PLANES)
+    return _of_places(count, shift, sum1, sum2, PLANES)
 
 
 @triton.jit
-def _of_lanes(count, shift, sum1, sum2, PLANES: tl.constexpr):
+def _of_places(count, shift, sum1, sum2, PLANES: tl.constexpr):
     mean = sum1 / divisor(count)
     m2 = sum2 - sum1 * mean
     m2 = tl.where(m2 < 0, 0.0, m2)  # NaN stays NaN
@@ -128,27 +123,12 @@ def two_sum(a, b):
 
 
 @triton.jit
-def settle(
-    number,
-    high,
-    low,
-    m2,
-    channel,
-    exists,
-    first,
-    vectors,
-    channels,
-    eps,
-    running_mean,
-    running_var,
-    missed,
-    tracked,
-    momentum,
-):
+def settle(number, high, low, m2, channel, exists, first, vectors, channels, eps, moving):
     """Write the vectors, move the running statistics; give 1/√(variance + eps)."""
     var = m2 / divisor(number)
     invstd = inverse_root(var + eps)
     write_vectors(vectors, high, low, var, invstd, channel, exists, channels)
+    running_mean, running_var, missed, tracked, momentum = moving
     if running_mean is not None:
         unbiased = m2 / (number - 1)
         finite = (tl.abs(high) < float("inf")) & (tl.abs(unbiased) < float("inf"))

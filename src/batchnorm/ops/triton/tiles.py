@@ -1,7 +1,8 @@
 """Where the values of a program lie: see `plan`.
 
-`here` is the rectangle of a program: (block, row, row_end, column, column_end). A tile is given by
-its first row and column; everything that is added to that is the same for all tiles.
+`here` is the rectangle of a program in its matrix: (block, row, row_end, column, column_end,
+columns, channels, inner). A tile is given by its first row and column; everything that is added to
+that is the same for all tiles.
 """
 
 import triton
@@ -14,6 +15,8 @@ def rectangle(
     split,
     rows,
     columns,
+    channels,
+    inner,
     split_rows,
     split_tiles,
     column_splits,
@@ -30,23 +33,24 @@ def rectangle(
     else:
         column = block * TC
         column_end = tl.minimum(column + TC, columns)
-    return block, row, row_end, column, column_end
+    return block, row, row_end, column, column_end, columns, channels, inner
 
 
 @triton.jit
-def whole(block, rows, columns, PLANES: tl.constexpr, TC: tl.constexpr):
+def whole(block, rows, columns, channels, inner, PLANES: tl.constexpr, TC: tl.constexpr):
     """Give the rectangle of a program that has all values of its channels."""
     column = 0 if PLANES else block * TC
     column_end = columns if PLANES else tl.minimum(block * TC + TC, columns)
-    return block, 0, rows, column, column_end
+    return block, 0, rows, column, column_end, columns, channels, inner
 
 
 @triton.jit
-def lanes_of(block, columns, channels, inner, PLANES: tl.constexpr, TC: tl.constexpr):
+def lanes_of(here, PLANES: tl.constexpr, TC: tl.constexpr):
     """Give what a program has sums of, (1, 1) or (1, TC): the channel, its lane, whether it exists.
 
     A lane is a channel's run, or one column of all.
     """
+    block, _, _, _, _, columns, channels, inner = here
     if PLANES:
         lane = tl.zeros([1, 1], tl.int32) + block
         channel, exists = lane, lane < channels
@@ -59,14 +63,14 @@ def lanes_of(block, columns, channels, inner, PLANES: tl.constexpr, TC: tl.const
 @triton.jit
 def tiles_of(here, TR: tl.constexpr, TC: tl.constexpr):
     """Count the tiles."""
-    _, row, row_end, column, column_end = here
+    _, row, row_end, column, column_end, _, _, _ = here
     return tl.cdiv(row_end - row, TR) * tl.cdiv(column_end - column, TC)
 
 
 @triton.jit
 def counts(here, TR: tl.constexpr, TC: tl.constexpr):
-    """Count the values of every lane, (TR, TC)."""
-    _, row, row_end, column, column_end = here
+    """Count the values of every place in a tile, (TR, TC)."""
+    _, row, row_end, column, column_end, _, _, _ = here
     of_rows = tl.cdiv(row_end - row - tl.arange(0, TR), TR)
     of_columns = tl.cdiv(column_end - column - tl.arange(0, TC), TC)
     return (of_rows[:, None] * of_columns[None, :]).to(tl.float32)
@@ -75,7 +79,7 @@ def counts(here, TR: tl.constexpr, TC: tl.constexpr):
 @triton.jit
 def following(here, row, column, TR: tl.constexpr, TC: tl.constexpr):
     """Give the tile after one: along the columns first."""
-    _, _, _, first, column_end = here
+    _, _, _, first, column_end, _, _, _ = here
     column += TC
     ended = column >= column_end
     return tl.where(ended, row + TR, row), tl.where(ended, first, column)
@@ -84,27 +88,29 @@ def following(here, row, column, TR: tl.constexpr, TC: tl.constexpr):
 @triton.jit
 def inside(here, row, column, TR: tl.constexpr, TC: tl.constexpr):
     """Say which values of a tile are in the rectangle, (TR, TC)."""
-    _, _, row_end, _, column_end = here
+    _, _, row_end, _, column_end, _, _, _ = here
     i = row + tl.arange(0, TR)[:, None]
     j = column + tl.arange(0, TC)[None, :]
     return (i < row_end) & (j < column_end)
 
 
 @triton.jit
-def first_at(here, row, column, columns, channels, PLANES: tl.constexpr):
+def first_at(here, row, column, PLANES: tl.constexpr):
     """Give the place of a tile's first value."""
+    block, _, _, _, _, columns, channels, _ = here
     at = tl.cast(row, tl.int64)
     if PLANES:
-        at = at * channels + here[0]
+        at = at * channels + block
     return at * columns + column
 
 
 @triton.jit
-def within(columns, channels, PLANES: tl.constexpr, TR: tl.constexpr, TC: tl.constexpr):
+def within(here, PLANES: tl.constexpr, TR: tl.constexpr, TC: tl.constexpr):
     """Give the places of the values of a tile, relative to its first, (TR, TC).
 
     They are 32-bit numbers: a plan sees to it that no tile is larger.
     """
+    _, _, _, _, _, columns, channels, _ = here
     stride = columns * channels if PLANES else columns
     return tl.arange(0, TR)[:, None] * stride + tl.arange(0, TC)[None, :]
 
@@ -115,9 +121,6 @@ def shares_at(
     here,
     row,
     column,
-    columns,
-    channels,
-    inner,
     each,
     there,
     PLANES: tl.constexpr,
@@ -125,33 +128,24 @@ def shares_at(
     TC: tl.constexpr,
 ):
     """Load how much the positions of a tile count, of `each` channels alike."""
+    block, _, _, _, _, columns, channels, inner = here
     groups = channels // each
     i = (row + tl.arange(0, TR)[:, None]).to(tl.int64)
     j = column + tl.arange(0, TC)[None, :]
     if PLANES:
-        at = (i * groups + here[0] // each) * columns + j
+        at = (i * groups + block // each) * columns + j
     else:
         at = (i * groups + j // (inner * each)) * inner + j % inner
     return tl.load(share + at, mask=there, other=0.0)
 
 
 @triton.jit
-def signs_at(
-    signs,
-    here,
-    row,
-    column,
-    columns,
-    channels,
-    PLANES: tl.constexpr,
-    TR: tl.constexpr,
-    TC: tl.constexpr,
-):
+def signs_at(signs, here, row, column, PLANES: tl.constexpr, TR: tl.constexpr, TC: tl.constexpr):
     """Give pointers to the bytes of eight signs of a tile, (TR, TC / 8), and which are there.
 
     A run or a row is filled up to whole bytes.
     """
-    block, _, row_end, _, column_end = here
+    block, _, row_end, _, column_end, columns, channels, _ = here
     i = row + tl.arange(0, TR)[:, None]
     byte = column // 8 + tl.arange(0, TC // 8)[None, :]
     of_row = i.to(tl.int64)
