@@ -141,10 +141,13 @@ def _accuracies(inputs: str, hidden: str) -> dict[int, float]:
     return {row["seed"]: row["accuracy"] for row in rows}
 
 
-def _table(name: str) -> str:
-    """A table of a test, cell by cell; "verdicts" of all headlines; "processors" of both runs."""
+def _table(name: str, *folder: str) -> str:
+    """A table of a test, cell by cell; "verdicts" of all headlines; "processors" of both runs.
+
+    The claims in "verdicts" are links, to pages in a folder seen from the page that has the table.
+    """
     kinds = {"verdicts": _verdict_table, "processors": _processor_table}
-    head, rows = kinds[name]() if name in kinds else _cell_table(_tests()[name])
+    head, rows = kinds[name](*folder) if name in kinds else _cell_table(_tests()[name])
     lines = [head, ["---"] * len(head), *rows]
     return "\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n\n"
 
@@ -166,10 +169,10 @@ def _short(label: str) -> str:
     return label
 
 
-def _verdict_table() -> Table:
+def _verdict_table(folder: str = "") -> Table:
     return ["claim", "test", "verdict", "effect", "95 % interval"], [
         [
-            f"[{claim.number} {claim.title}]({PAGES[claim.number]})" if i == 0 else "",
+            f"[{claim.number} {claim.title}]({folder}{PAGES[claim.number]})" if i == 0 else "",
             f"{test.id if len(claim.tests) > 1 else ''} {test.name.lower()}".strip(),
             *_judged(test.headline, test.scale),
         ]
