@@ -12,10 +12,12 @@ FIXED := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 LIBRARY := src/batchnorm/_native/libbatchnorm_cpu
 CONFIGURE := $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja
 
+# Material for MkDocs announces its successor at every build.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup native kernels sanitize huge study bench report teaching records test test-quick gallery notebooks pairs performance lint format env clean
+.PHONY: help setup native kernels sanitize huge study bench report teaching records test test-quick gallery notebooks pairs performance docs docs-serve lint format env clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -28,7 +30,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo 'Installing into .venv, and compiling the C++ kernels: some minutes on a small machine'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt scikit-build-core cmake ninja setuptools
-	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[study,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[study,dev,docs]'
 	@ls $(LIBRARY).* >/dev/null 2>&1 || \
 	  echo "The C++ kernels are not compiled; PyTorch's serve instead. With g++ installed, run: make native" >&2
 	@touch $@
@@ -94,6 +96,13 @@ notebooks: kernels ## run examples/notebooks/*.py, and save them as notebooks
 
 pairs: $(READY) ## write docs/pairs.md: which features of the layer are tested together
 	$(BIN)/python -m tests.pairs
+
+docs: $(READY) ## build the documentation into build/site, to be opened as files
+	$(MKDOCS) build --strict --quiet
+	@echo 'The documentation: $(abspath build/site/index.html)'
+
+docs-serve: $(READY) ## serve the documentation while it is being written
+	$(MKDOCS) serve
 
 lint: $(READY) ## check style and types
 	$(BIN)/ruff check .

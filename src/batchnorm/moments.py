@@ -20,7 +20,7 @@ class Moments(NamedTuple):
     of the mean, so in float32 it is exact up to 2^24; take `Moments.of(x.double())` where more is
     needed.
 
-    Args:
+    Attributes:
         count: Values per channel, Σw, (C,).
         mean: Their mean, (C,).
         m2: Their sum of squared deviations from it, (C,).
