@@ -14,6 +14,7 @@ from pathlib import Path
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
 
+CHARTS = "return document.documentElement.dataset.charts"
 _ARGUMENTS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
@@ -27,15 +28,15 @@ class Browser:
     def __init__(self, url, session):
         self._session = f"{url}/session/{session}"
 
-    def open(self, path, width=1440, height=1000, scheme="light", script=True):
-        """Show a file in a window of this size and color scheme, and wait for its charts."""
+    def open(self, path, width=1440, height=1000, scheme="light", script=True, ready=CHARTS):
+        """Show a file in a window of this size and color scheme, and wait until it is ready."""
         device = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self._devtools("Emulation.setDeviceMetricsOverride", device)
         self._devtools("Emulation.setScriptExecutionDisabled", {"value": not script})
         self.prefer(scheme)
         _call(f"{self._session}/url", {"url": path.as_uri()})
         if script:
-            self.wait("return document.documentElement.dataset.charts")
+            self.wait(ready)
 
     def prefer(self, scheme):
         """Change the color scheme of the page that is open."""
