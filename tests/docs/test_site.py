@@ -5,11 +5,10 @@ from importlib import import_module
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from built import DOCS, Page, build, configuration, listed
 
 import batchnorm
 from batchnorm import errors, functional, port, study
-
-from .site import DOCS, Page, build, configuration, listed
 
 pytest.importorskip("mkdocs", reason="the site needs batchnorm[docs]")
 slow = pytest.mark.slow

@@ -3,9 +3,8 @@
 import os
 
 import pytest
+from built import build
 from report.browser import BROWSER, DRIVER, browser
-
-from .site import build
 
 pytest.importorskip("mkdocs", reason="the site needs batchnorm[docs]")
 pytestmark = [
@@ -67,7 +66,12 @@ return {
     .map((e) => [e.tagName, e.getAttribute('class'), e.textContent.slice(0, 30), contrast(e)]),
 };
 """
-FETCHED = "return performance.getEntriesByType('resource').map((entry) => entry.name)"
+# What scripts have added, too; the browser keeps no record of files.
+FETCHED = """
+const added = [...document.querySelectorAll('[src], link[rel=stylesheet], link[rel=icon]')];
+return [...performance.getEntriesByType('resource').map((entry) => entry.name),
+        ...added.map((element) => element.src || element.href)];
+"""
 FIGURES = """
 return [...document.querySelectorAll('article img')].map((image) => ({
   name: image.getAttribute('src'), width: image.getBoundingClientRect().width,
@@ -76,7 +80,7 @@ return [...document.querySelectorAll('article img')].map((image) => ({
 """
 TYPE = """
 const field = document.querySelector('[data-md-component="search-query"]');
-document.querySelector('#__search').checked = true;
+document.querySelector('#__search').click();
 field.focus();
 field.value = arguments_;
 field.dispatchEvent(new Event('input', { bubbles: true }));
