@@ -23,7 +23,7 @@ RUN_BY = {
     ("docs/port.md", "def carry_over("): "tests/port/test_network.py",
     ("docs/study.md", "# net.py"): "tests/test_examples.py",
 }
-"""Code that is no session, by its page and beginning: the test that takes it from the page and runs it."""
+"""Code that is no session, by its page and beginning: the test that runs it, as the page has it."""
 
 KINDS = {
     "python": "a session, which doctest runs; or a name in RUN_BY",
@@ -73,7 +73,9 @@ def test_python_is_a_session_or_run_by_another_test(page, info, code):
         assert code.endswith("\n\n"), "doctest wants an empty line before the fence"
         assert page != "CONTRIBUTING.md", "pytest does not collect this page"
         return
-    (test,) = [path for (where, start), path in RUN_BY.items() if (where, code.find(start)) == (page, 0)]
+    (test,) = [
+        path for (where, start), path in RUN_BY.items() if (where, code.find(start)) == (page, 0)
+    ]
     name = page.rpartition("/")[2]
     assert name in (ROOT / test).read_text(encoding="utf-8")
 

@@ -13,7 +13,10 @@ from batchnorm import errors, functional, port, study
 pytest.importorskip("mkdocs", reason="the site needs batchnorm[docs]")
 slow = pytest.mark.slow
 
-RAW = re.compile(r"<!--|\$\$|\$[^$\n]*\\|\\[a-z]{2,}|```|~~~|^:::|^!!!|\]\(|\*\*\w[^*\n]*\*\*|^\|[-: |]+\|$", re.M)
+RAW = re.compile(
+    r"<!--|\$\$|\$[^$\n]*\\|\\[a-z]{2,}|```|~~~|^:::|^!!!|\]\(|\*\*\w[^*\n]*\*\*|^\|[-: |]+\|$",
+    re.M,
+)
 """Markdown, or TeX, that was not understood."""
 
 
@@ -115,7 +118,10 @@ def test_what_is_loaded_is_there(pages):
     for page in pages.values():
         for load in page.loads:
             if page.path.name != "404.html" and not load.startswith("data:"):
-                assert (page.path.parent / unquote(urlsplit(load).path)).is_file(), (page.path, load)
+                assert (page.path.parent / unquote(urlsplit(load).path)).is_file(), (
+                    page.path,
+                    load,
+                )
 
 
 @slow

@@ -1,9 +1,10 @@
-"""The site as a reader has it: opened from files, in both schemes, on a telephone, without a network."""
+"""The site as a reader has it: from files, in both schemes, on a telephone, without a network."""
 
 import os
 
 import pytest
 from built import build
+
 from report.browser import BROWSER, DRIVER, browser
 
 pytest.importorskip("mkdocs", reason="the site needs batchnorm[docs]")

@@ -1,4 +1,4 @@
-"""Turn TeX into MathML while the site is built, so that no page needs a script or a network for it."""
+"""Turn TeX into MathML while the site is built: no page needs a script or a network for it."""
 
 import html
 import re
@@ -26,7 +26,9 @@ def mathml(escaped: str, display: str, where: str) -> str:
     try:
         found = convert(tex, display=display)
     except Exception as error:
-        raise PluginError(f"{where}: no MathML can be made of the formula {tex!r}: {error!r}") from error
+        raise PluginError(
+            f"{where}: no MathML can be made of the formula {tex!r}: {error!r}"
+        ) from error
     text = html.unescape(re.sub(r"<[^>]*>", "", found))
     if "\\" in text:
         raise PluginError(f"{where}: the formula {tex!r} has commands that are not known: {text!r}")

@@ -30,4 +30,6 @@ def typed(session: str) -> str:
     lines = session.strip().splitlines()
     if not lines or not lines[0].startswith(">>> "):
         return ""
-    return "\n".join(line[4:] for line in lines if line.startswith((">>> ", "... ")) or line == "...")
+    return "\n".join(
+        line[4:] for line in lines if line.startswith((">>> ", "... ")) or line == "..."
+    )

@@ -51,7 +51,9 @@ def page_of(path: str) -> str:
 def document(path: str) -> str:
     """Show a file: a notebook cell by cell, anything else as it is. It is not searched."""
     text = (ROOT / path).read_text(encoding="utf-8")
-    shown = notebook(text) if path.endswith(".ipynb") else fenced(text, LANGUAGES[Path(path).suffix])
+    shown = (
+        notebook(text) if path.endswith(".ipynb") else fenced(text, LANGUAGES[Path(path).suffix])
+    )
     return f"---\nsearch:\n  exclude: true\n---\n\n# {Path(path).name}\n\n`{path}`\n\n{shown}"
 
 
@@ -72,7 +74,8 @@ def _printed(output: dict[str, Any]) -> str:
     if "image/svg+xml" in data:
         return f'<div class="figure">{"".join(data["image/svg+xml"])}</div>'
     if "image/png" in data:
-        return f"![A picture that the cell has drawn](data:image/png;base64,{data['image/png'].strip()})"
+        picture = data["image/png"].strip()
+        return f"![A picture that the cell has drawn](data:image/png;base64,{picture})"
     return fenced("".join(output.get("text") or data.get("text/plain", "")), "text")
 
 
