@@ -21,13 +21,14 @@ BLOCK = re.compile(
 
 RUN_BY = {
     ("docs/port.md", "def carry_over("): "tests/port/test_network.py",
-    ("docs/study.md", "# net.py"): "tests/test_examples.py",
+    ("docs/study.md", "import torch\nfrom sklearn"): "tests/test_examples.py",
 }
 """Code that is no session, by its page and beginning: the test that runs it, as the page has it."""
 
 KINDS = {
     "python": "a session, which doctest runs; or a name in RUN_BY",
     'python title="reference.py"': "quoted lines, which test_teaching_pages.py looks for there",
+    'python title="net.py"': "a file of the reader's, which a test in RUN_BY takes from the page",
     "python title=": "code that needs what its title names: it must be Python",
     "bash": "commands: program, targets, options and files must exist",
     "bash title=": "commands that need what the title names: checked in the same way",
@@ -72,12 +73,20 @@ def test_python_is_a_session_or_run_by_another_test(page, info, code):
     if code.startswith(">>> "):
         assert code.endswith("\n\n"), "doctest wants an empty line before the fence"
         assert page != "CONTRIBUTING.md", "pytest does not collect this page"
-        return
+    else:
+        is_run_by_another_test(page, code)
+
+
+def is_run_by_another_test(page, code):
     (test,) = [
         path for (where, start), path in RUN_BY.items() if (where, code.find(start)) == (page, 0)
     ]
-    name = page.rpartition("/")[2]
-    assert name in (ROOT / test).read_text(encoding="utf-8")
+    assert page.rpartition("/")[2] in (ROOT / test).read_text(encoding="utf-8")
+
+
+@of_kind('python title="net.py"')
+def test_a_file_of_the_reader_is_run_by_another_test(page, info, code):
+    is_run_by_another_test(page, code)
 
 
 def test_every_test_that_is_named_has_its_block():
