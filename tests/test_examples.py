@@ -40,7 +40,7 @@ def test_the_example_of_ones_own_network(tmp_path):
 def test_the_network_of_the_documentation(tmp_path):
     text = (ROOT / "docs" / "study.md").read_text()
     (tmp_path / "net.py").write_text(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1])
-    said = re.search(r"^    (batchnorm study --model net.py.*)$", text, re.MULTILINE)[1]
+    said = re.search(r"^(batchnorm study --model net.py.*)$", text, re.MULTILINE)[1]
     run_study(said.split()[1:], tmp_path, tmp_path / "results")
 
 
