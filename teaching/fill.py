@@ -15,6 +15,8 @@ PAGES = (
     *sorted((DOCS / "promises").glob("*.md")),
     DOCS / "mathematics.md",
     DOCS / "standardize.md",
+    DOCS / "start.md",
+    DOCS / "train.md",
     ROOT / "README.md",
 )
 MARKED = re.compile(r"<!-- = (?P<name>[^>]+?) -->(?P<said>.*?)<!-- / -->", re.DOTALL)

@@ -216,6 +216,17 @@ PAGES = {
 }
 
 
+def _start(arm: str, epoch: str) -> str:
+    """The mean test accuracy on the first page."""
+    found = load("start").where(arm=arm, epoch=int(epoch))
+    return f"{100 * statistics.fmean(row['accuracy'] for row in found):.0f} %"
+
+
+def _mistake(mistake: str, which: str) -> str:
+    found = load("mistakes").where(mistake=mistake)
+    return f"{100 * statistics.fmean(row[which] for row in found):.0f} %"
+
+
 _KINDS: dict[str, Callable[..., str]] = {
     "trials": _trials,
     "rate": _rate,
@@ -230,5 +241,7 @@ _KINDS: dict[str, Callable[..., str]] = {
     "hidden": _hidden,
     "placed": _placed,
     "gain": _gain,
+    "start": _start,
+    "mistake": _mistake,
     "table": _table,
 }

@@ -3,7 +3,7 @@
 import functools
 
 from ..data import DOCS, load, study
-from . import claims, depth, dying, ideas, inputs, statistics, variance, verdicts
+from . import claims, depth, dying, ideas, inputs, start, statistics, variance, verdicts
 from .drawing import Drawing
 
 FOLDER = DOCS / "figures"
@@ -21,4 +21,5 @@ def drawings() -> tuple[Drawing, ...]:
         *ideas.drawings(),
         *variance.drawings(load("variance")),
         *inputs.drawings(load("hidden"), load("placement")),
+        *start.drawings(load("start"), load("mistakes")),
     )

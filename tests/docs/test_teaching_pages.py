@@ -11,9 +11,14 @@ from teaching.figures import drawings
 from teaching.fill import MARKED, PAGES, filled, misplaced, stale
 from teaching.numbers import value
 
+import links
 from batchnorm import reference
+from links import prose
 
-TEACHING = [path for path in PAGES if path.is_relative_to(DOCS)]
+TASKS = ("start.md", "train.md")
+"""They have figures and numbers, too; the rest about them is in test_tasks.py."""
+FILLED = [path for path in PAGES if path.is_relative_to(DOCS)]
+TEACHING = [path for path in FILLED if path.name not in TASKS]
 IDS = [str(path.relative_to(DOCS)) for path in TEACHING]
 QUOTED = re.compile(r'```python title="reference.py"\n# (\w+)\n(.*?)```', re.DOTALL)
 TESTS = {test.id: test for claim in study().claims for test in claim.tests}
@@ -60,45 +65,19 @@ def test_a_mark_that_would_hide_prose_is_seen():
 
 
 def test_images_are_there_and_are_described(text, request):
-    page = DOCS / request.node.callspec.id
-    for words, target in re.findall(r"!\[(.*?)\]\((.*?)\)", text, re.DOTALL):
-        assert (page.parent / target).resolve().is_file(), target
-        assert len(words) > 30, target
+    assert links.undescribed(DOCS / request.node.callspec.id, text) == []
 
 
 def test_every_figure_is_shown():
     shown = {
-        name for path in TEACHING for name in re.findall(r"figures/([\w-]+)\.svg", path.read_text())
+        name for path in FILLED for name in re.findall(r"figures/([\w-]+)\.svg", path.read_text())
     }
     assert {drawing.name for drawing in drawings()} == shown
 
 
-def test_links_lead_to_files(text, request):
-    page = DOCS / request.node.callspec.id
-    targets = re.findall(r"\]\((?!https?:)([^)#]+)", prose(text))
-    assert targets
-    assert [t for t in targets if not (page.parent / t).resolve().exists()] == []
-
-
-def test_links_to_sections_lead_to_headings(text, request):
-    page = DOCS / request.node.callspec.id
-    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", prose(text)):
-        there = (page.parent / target).resolve() if target else page
-        assert anchor in anchors(there.read_text(encoding="utf-8")), (target, anchor)
-
-
-def prose(text):
-    """The page without its code."""
-    return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
-
-
-def anchors(text):
-    """The names by which headings can be linked to, and those that are set by hand."""
-    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
-    slugs = {
-        re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings
-    }
-    return slugs | set(re.findall(r'<a id="([^"]+)"></a>', text))
+def test_links_lead_to_files_and_headings(text, request):
+    assert links.targets(text)
+    assert links.broken(DOCS / request.node.callspec.id, text) == []
 
 
 def test_papers_are_linked_by_their_own_numbers(text):
@@ -128,7 +107,7 @@ def test_the_command_is_that_of_the_study():
 
 
 def test_every_page_says_what_is_next(text):
-    assert re.findall(r"^## (.*)$", prose(text), re.MULTILINE)[-1] == "Next"
+    assert links.sections(text)[-1] == "Next"
 
 
 def test_folded_answers_are_supported():

@@ -1,0 +1,209 @@
+"""The task pages: a way from the first to the last, whose links, pictures and code are there."""
+
+import re
+import subprocess
+import sys
+from itertools import pairwise
+
+import pytest
+import torch
+from teaching.data import DOCS, load
+from teaching.figures import FOLDER, drawings
+from teaching.measure import mistakes, start
+from torch import nn
+
+import batchnorm as bn
+import links
+
+CHAIN = (
+    "start",
+    "insert",
+    "train",
+    "diagnose",
+    "recalibrate",
+    "freeze",
+    "small_batches",
+    "padding",
+    "distributed",
+    "memory",
+    "fold",
+    "ship",
+)
+BESIDE = ("layer", "convert", "port", "monitor", "examples", "study")
+NEW = ("start", "train", "freeze", "small_batches", "padding", "ship")
+"""Pages whose code is of the declared kinds alone."""
+each_page = pytest.mark.parametrize("name", (*CHAIN, *BESIDE))
+each_new_page = pytest.mark.parametrize("name", NEW)
+FENCED = re.compile(r"^```([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def path(name):
+    return DOCS / f"{name}.md"
+
+
+def read(name):
+    return path(name).read_text(encoding="utf-8")
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@each_page
+def test_a_page_ends_with_what_is_next(name):
+    assert links.sections(read(name))[-1] == "Next"
+
+
+@pytest.mark.parametrize(("here", "there"), list(pairwise(CHAIN)))
+def test_the_chain_is_unbroken(here, there):
+    """The first link of the last section leads on."""
+    _, _, ending = links.prose(read(here)).rpartition("## Next")
+    assert links.targets(ending)[0][0] == f"{there}.md"
+
+
+@each_page
+def test_links_lead_to_files_and_headings(name):
+    assert links.targets(read(name))
+    assert links.broken(path(name), read(name)) == []
+
+
+def test_a_broken_link_is_seen():
+    text = "[a](none.md) [b](train.md#none) [c](train.md#learning-rate) [d](https://x.y)"
+    assert links.broken(path("start"), text) == ["none.md", "train.md#none"]
+
+
+@each_page
+def test_images_are_there_and_are_described(name):
+    assert links.undescribed(path(name), read(name)) == []
+
+
+def test_an_image_without_words_is_seen():
+    text = (
+        "![](figures/start.svg) ![A sentence that is long enough for a picture](figures/none.svg)"
+    )
+    assert links.undescribed(path("start"), text) == ["figures/start.svg", "figures/none.svg"]
+
+
+@each_page
+def test_a_page_begins_with_a_sentence(name):
+    title, first, *_ = read(name).split("\n\n")
+    assert re.fullmatch("# .*", title)
+    assert re.match(r'[A-Z`"]', first)
+    assert "." in first
+
+
+@each_page
+def test_no_code_is_indented(name):
+    """Such code has no language, and no button to copy it."""
+    assert not re.search(r"\n\n    \S", links.prose(read(name)))
+
+
+@each_new_page
+def test_a_page_has_sessions_a_picture_and_what_can_go_wrong(name):
+    text = read(name)
+    assert 60 <= len(text.splitlines()) <= 210
+    assert ">>> import batchnorm as bn\n" in text
+    assert re.search(r"!\[", text)
+    assert re.search(r"^## (What can go wrong|Five usual mistakes|Gradients are not)", text, re.M)
+
+
+@each_new_page
+def test_code_is_a_session_a_file_or_a_command(name):
+    for kind, code in FENCED.findall(read(name)):
+        if kind == "python":
+            assert code.startswith(">>> ")
+            assert code.endswith("\n\n"), "doctest wants an empty line"
+        elif kind.startswith("bash"):
+            for line in code.splitlines():
+                assert re.match(r"(pip install|batchnorm (env|study|fold)) ?", line), line
+        else:
+            assert kind == 'python title="net.py"'
+
+
+def test_the_way_is_linked_from_the_readme():
+    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    assert "](docs/start.md)" in readme[: readme.index("## Five lines")]
+
+
+@pytest.mark.parametrize("name", ["start", "mistakes"])
+def test_a_picture_is_what_its_script_draws(name):
+    (drawing,) = (drawing for drawing in drawings() if drawing.name == name)
+    assert (FOLDER / f"{name}.svg").read_text(encoding="utf-8") == drawing.document()
+
+
+def test_the_picture_of_the_first_page_is_of_its_network():
+    """The seed of the page is one of the record, and ended with what the page prints."""
+    text = read("start")
+    (seed,) = re.findall(r"manual_seed\((\d)\)", text)
+    (said,) = re.findall(r"^without (0\.\d\d), with (0\.\d\d)$", text, re.MULTILINE)
+    for arm, number in zip(start.ARMS, said, strict=True):
+        found = load("start").one(arm=arm, seed=int(seed), epoch=start.EPOCHS)
+        assert found["accuracy"] == pytest.approx(float(number), abs=0.01)
+    for part in (f"lr={start.RATE}", f"range({start.EPOCHS})", f"({start.TRAINING}).split(64)"):
+        assert part in text
+
+
+def test_the_record_of_the_first_page_is_measured():
+    for row in start.rows(seeds=1):
+        found = load("start").one(arm=row["arm"], seed=0, epoch=row["epoch"])
+        assert row["accuracy"] == pytest.approx(found["accuracy"], abs=0.05), row
+
+
+def test_sentences_about_mistakes_rest_on_the_record():
+    cost = {
+        name: 100 * sum(r["without"] - r["with"] for r in load("mistakes").where(mistake=name)) / 5
+        for name in mistakes.MISTAKES
+    }
+    keras = cost.pop("Keras's momentum, 0.99")
+    assert 0.5 < keras < 2  # about a point
+    assert all(points > 20 for points in cost.values())
+
+
+@pytest.mark.parametrize("name", ["evaluated in training mode, three at a time"])
+def test_a_mistake_is_measured(name):
+    found = load("mistakes").one(mistake=name, seed=0)
+    for wrong, field in ((True, "with"), (False, "without")):
+        torch.manual_seed(0)
+        assert mistakes.MISTAKES[name](wrong) == pytest.approx(found[field], abs=0.05)
+
+
+def test_two_digits_are_left_for_the_last_batch():
+    parts = torch.arange(mistakes.WITH_TWO_LEFT).split(start.BATCH)
+    assert [len(part) for part in parts[-2:]] == [start.BATCH, 2]
+
+
+def test_a_checkpoint_of_parameters_lacks_statistics():
+    model = bn.insert(start.network())
+    lost = set(model.state_dict()) - set(dict(model.named_parameters()))
+    assert {name.rpartition(".")[2] for name in lost} == {
+        "running_mean",
+        "running_var",
+        "num_batches_tracked",
+    }
+
+
+@pytest.mark.slow
+def test_the_commands_that_ship_are_run(tmp_path):
+    blocks = {kind: code for kind, code in FENCED.findall(read("ship")) if "title=" in kind}
+    (tmp_path / "net.py").write_text(blocks['python title="net.py"'])
+    save = "import torch, net; torch.save(net.make().state_dict(), 'digits.pt')"
+    subprocess.run([sys.executable, "-c", save], cwd=tmp_path, check=True)
+    commands = blocks['bash title="needs net.py and digits.pt"'].splitlines()
+    for command in commands:
+        words = [sys.executable, "-m", *command.split()]
+        subprocess.run(words, cwd=tmp_path, check=True, capture_output=True)
+    program = torch.export.load(tmp_path / "digits.pt2").module()
+    assert program(torch.zeros(5, 1, 8, 8)).shape == (5, 10)
+    folded = torch.load(tmp_path / "folded.pt", weights_only=True)
+    assert not any("running" in name for name in folded)
+
+
+def test_the_file_of_the_page_builds_the_network_of_the_page():
+    text = read("ship")
+    blocks = re.findall(r"nn\.Sequential\(\n(.*?)\n[.\s]*\)\n", text, re.DOTALL)
+    session, file = ("".join(re.sub(r"(?m)^\.\.\.", "", block).split()) for block in blocks)
+    assert session == file
+    assert len(eval(f"nn.Sequential({file})", {"nn": nn})) == 8
