@@ -14,7 +14,7 @@ def main() -> None:
             f"the command line needs {error.name}, which is not installed: "
             "pip install 'batchnorm[study]'"
         )
-        print(missing, file=sys.stderr)
+        print(f"{missing}\nSee {missing.page}", file=sys.stderr)
         sys.exit(missing.exit_code)
     sys.exit(run(sys.argv[1:]))
 

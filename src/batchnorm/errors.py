@@ -13,12 +13,28 @@ BatchNormError
     ├── MissingExtraError         exit code 3: an optional dependency is not installed
     └── ClusterError              exit code 3: other machines cannot be used, or went away
 
-A message says what was expected, what was found, where, and what to do.
+A message says what was expected, what was found, where, and what to do. A note below it, which
+tracebacks show, says where the documentation treats the class: its attribute `page`.
 """
+
+from functools import cached_property
+from typing import ClassVar
 
 
 class BatchNormError(Exception):
     """Base of every error raised by this library."""
+
+    page: ClassVar[str] = "docs/errors.md#BatchNormError"
+    """File and anchor in the documentation; a class made elsewhere has that of its base."""
+
+    def __init_subclass__(cls) -> None:
+        if cls.__module__ == __name__:
+            cls.page = f"docs/errors.md#{cls.__name__}"
+
+    # Made when a traceback asks for it: torch.compile traces no constructor of an exception.
+    @cached_property
+    def __notes__(self) -> list[str]:  # type: ignore[override]
+        return [f"See {self.page}"]
 
 
 class ShapeError(BatchNormError, ValueError):

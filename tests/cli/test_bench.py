@@ -74,7 +74,7 @@ def test_bad_options_are_one_sentence_and_exit_code_2(name, capsys, tmp_path, mo
     printed = capsys.readouterr()
     assert printed.out == ""
     assert message in printed.err
-    assert printed.err.count("\n") == 1
+    assert printed.err.count("\n") == 2
     assert not list(tmp_path.iterdir())
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import typer
 
-from ..errors import CommandError
+from ..errors import BatchNormError, CommandError
 from . import bench, diagnose, env, fold, recalibrate, report, study
 
 app = typer.Typer(
@@ -37,8 +37,14 @@ def run(arguments: Sequence[str]) -> int:
     try:
         app(args=list(arguments), prog_name="batchnorm")
     except CommandError as error:
-        print(f"batchnorm: {error}", file=sys.stderr)
+        print(f"batchnorm: {error}\nSee {_page(error)}", file=sys.stderr)
         return error.exit_code
     except SystemExit as stop:
         return int(stop.code or 0)
     return 0
+
+
+def _page(error: CommandError) -> str:
+    """Where the documentation treats what the library refused, if that is why the command ends."""
+    cause = error.__cause__
+    return cause.page if isinstance(cause, BatchNormError) else error.page

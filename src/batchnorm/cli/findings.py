@@ -60,6 +60,7 @@ def _print_group(console: Console, first: Finding, others: list[Finding]) -> Non
     for word, text in (("why", first.why), ("do", first.remedy)):
         indented = text.replace("\n", "\n      ")
         console.print(f"  {word}: {indented}", highlight=False, markup=False)
+    console.print(f"  see: {first.page}", highlight=False, markup=False, soft_wrap=True)
     if others:
         more = f", and {len(others) - NAMED} more" if len(others) > NAMED else ""
         names = ", ".join(finding.where for finding in others[:NAMED])

@@ -30,6 +30,11 @@ class Finding:
     """Where it is published or documented."""
     numbers: dict[str, float | None] = dataclasses.field(default_factory=dict)
     """What was measured, and what it was held against."""
+    page: str = ""
+    """Where the documentation treats the rule: always that of `rule`, also for older records."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "page", f"docs/findings.md#{self.rule}")
 
     @property
     def where(self) -> str:
@@ -39,7 +44,7 @@ class Finding:
     def __str__(self) -> str:
         head = f"{self.severity}: {self.where}: {self.what}"
         remedy = self.remedy.replace("\n", "\n        ")
-        return f"{head}\n    why: {self.why}\n    do: {remedy}"
+        return f"{head}\n    why: {self.why}\n    do: {remedy}\n    see: {self.page}"
 
 
 def grouped(findings: Iterable[Finding]) -> list[tuple[Finding, ...]]:
