@@ -17,7 +17,8 @@ MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup native kernels sanitize huge study bench report teaching records test test-quick gallery notebooks pairs performance docs docs-serve lint format env clean
+.PHONY: help setup native kernels sanitize huge study bench gpu report teaching records test test-quick \
+  gallery notebooks pairs performance docs docs-serve lint format env clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -63,6 +64,10 @@ study: kernels ## train with and without batch normalization on real data, and w
 bench: kernels ## time everyone, save the rows in benchmarks/results/NAME.json, and document them
 	@mkdir -p benchmarks/results
 	$(BIN)/batchnorm bench --out benchmarks/results/$(or $(NAME),float32).json $(ARGS)
+	$(BIN)/python benchmarks/document.py
+
+gpu: kernels ## measure a GPU in ten minutes, save the rows in benchmarks/results/, and document them
+	$(BIN)/python benchmarks/gpu.py $(ARGS)
 	$(BIN)/python benchmarks/document.py
 
 performance: $(READY) ## write docs/performance.md from the saved rows of the benchmarks

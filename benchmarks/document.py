@@ -7,6 +7,8 @@ page with the rows.
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from on_gpu import targets
+
 from batchnorm.records import BenchResult, from_json
 from batchnorm.report import speeds, wording
 
@@ -22,14 +24,43 @@ There are no rows yet.
 """
 
 
+NO_GPU = """
+## On a GPU
+
+Not measured: no GPU was at hand. `make gpu` does it in one short run ([how](gpu.md#measure-it)).
+"""
+
+GPU = """
+## On a GPU
+
+Times are those of the GPU, with the host ahead of it; “host ms” is what the host takes to ask for a
+call. “% copy” is the share of the copy's bandwidth at which an implementation moves what has to be
+moved; where the input does not fit the cache, what is read twice counts twice. “by” says whose
+kernels serve PyTorch's layer. In float32 the convolutions of the network are in TF32, which is
+the default of PyTorch, in bfloat16 under autocast.
+"""
+
+
 def page() -> str:
     """The whole document."""
-    introduction = INTRODUCTION.read_text(encoding="utf-8")
     files = sorted(RESULTS.glob("*.json"))
-    if not files:
-        return introduction + NONE
-    results = {file: from_json(BenchResult, file.read_text(encoding="utf-8")) for file in files}
-    return introduction + "".join(_section(file.stem, result) for file, result in results.items())
+    results = {f.stem: from_json(BenchResult, f.read_text(encoding="utf-8")) for f in files}
+    gpus = {name: result for name, result in results.items() if "GPU" in result.machine}
+    on_cpu = "".join(_section(name, r) for name, r in results.items() if name not in gpus)
+    on_gpu = "".join(_section(name, r) + _reached(r) for name, r in gpus.items())
+    introduction = INTRODUCTION.read_text(encoding="utf-8")
+    return introduction + (on_cpu or NONE) + (GPU + on_gpu if gpus else NO_GPU)
+
+
+def _reached(result: BenchResult) -> str:
+    """What the kernels were to reach, and whether what they compute was right."""
+    checks = [
+        f"- {name}: {said}\n"
+        for name, said in result.settings.items()
+        if name in ("results", "CUDA graph") or name.startswith(("FAILED", "left out", "first"))
+    ]
+    rows = map(targets.cells, targets.targets(result))
+    return "\n### Targets\n\n" + _table(targets.COLUMNS, rows) + "\n" + "".join(checks)
 
 
 def _section(name: str, result: BenchResult) -> str:

@@ -1,23 +1,17 @@
 """docs/performance.md says what the saved rows say."""
 
-import importlib.util
 import sys
-from pathlib import Path
 
 import pytest
 
 from batchnorm.records import to_json
 from report import sample_bench
-
-ROOT = Path(__file__).parents[1]
+from scripts import load
 
 
 @pytest.fixture(scope="module")
 def document():
-    spec = importlib.util.spec_from_file_location("document", ROOT / "benchmarks" / "document.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("document")
 
 
 def test_the_page_is_current(document):
@@ -48,3 +42,30 @@ def test_the_page_needs_no_torch(document):
     names = document.__dict__
     assert not {"torch", "bench"} & set(names)
     assert document.speeds.__name__ in sys.modules
+
+
+def test_without_rows_of_a_gpu_the_page_says_that_there_was_none(document):
+    assert document.page().endswith(document.NO_GPU)
+    assert "Not measured: no GPU was at hand." in document.NO_GPU
+
+
+def test_rows_of_a_gpu_have_a_section_of_their_own(document, tmp_path, monkeypatch):
+    monkeypatch.setattr(document, "RESULTS", tmp_path)
+    (tmp_path / "gpu-imagined.json").write_text(to_json(sample_bench.gpu()), encoding="utf-8")
+    (tmp_path / "one.json").write_text(to_json(sample_bench.bench()), encoding="utf-8")
+    text = document.page()
+    on_cpu, on_gpu = text.split("\n## On a GPU\n")
+    assert "## Results: one" in on_cpu
+    assert "Imagined GPU" not in on_cpu
+    assert "no GPU was at hand" not in text
+    assert "## Results: gpu-imagined\n\nGPU: Imagined GPU; driver: 999.1;" in on_gpu
+    # copy 2.57 ms, floor 2.5 of it; eager 5 floors, ours a third of it, 8 passes instead of 5
+    row = "| 32×64×112×112 cl | 6.43 | 10.7 | ±5 % | 0.500 | 96 % | 3.0x | 9e-7 |"
+    assert row in on_gpu
+    assert "| eager ms | ± | host ms | % copy | by | error |" in on_gpu
+    assert "| cuDNN | 3e-7 |" in on_gpu
+    assert "### training step of ResNet-50, float32\n\n| shape | ours ms |" in on_gpu
+    assert "| 256×3×224×224 cl | 100 | ±5 % | 60.0 | 1.5x | 150 | ±5 % | 60.0 |" in on_gpu
+    assert "| times faster than PyTorch eager | float32 | 1.50 | 3.00 | 3.00 |" in on_gpu
+    assert "- CUDA graph: a captured training step replays the same bits\n" in on_gpu
+    assert "- FAILED: ResNet-50 bfloat16: RuntimeError: gone\n" in on_gpu

@@ -11,6 +11,7 @@ BatchNormError
 └── CommandError                  a command cannot go on; carries the exit code
     ├── UsageError                exit code 2: what the user gave is wrong
     ├── MissingExtraError         exit code 3: an optional dependency is not installed
+    ├── DeviceError               exit code 3: there is no such GPU, or PyTorch cannot use it
     └── ClusterError              exit code 3: other machines cannot be used, or went away
 
 A message says what was expected, what was found, where, and what to do. A note below it, which
@@ -79,6 +80,12 @@ class UsageError(CommandError):
 
 class MissingExtraError(CommandError):
     """A part of the library was used whose optional dependencies are not installed."""
+
+    exit_code = 3
+
+
+class DeviceError(CommandError):
+    """There is no such GPU, or PyTorch cannot use it."""
 
     exit_code = 3
 

@@ -2,7 +2,9 @@ import math
 
 import pytest
 
-from batchnorm.bench.plan import MLP, OPERATIONS, QUICK, RESNET50, UNET, make_plan, parse_shape
+from batchnorm.bench.case import OPERATIONS
+from batchnorm.bench.grid import MLP, QUICK, RESNET50, UNET
+from batchnorm.bench.plan import make_plan, parse_shape
 from batchnorm.errors import UsageError
 
 
@@ -50,7 +52,7 @@ def test_what_is_no_shape_is_refused(text):
 
 
 BAD = {
-    "device": ({"device": "cuda"}, "--device cuda: expected cpu"),
+    "device": ({"device": "tpu"}, "--device tpu: expected cpu, cuda"),
     "threads": ({"threads": 0}, "--threads 0: expected at least 1"),
     "time": ({"seconds": 0.0}, "--time 0: expected a number of seconds above 0"),
     "endless": ({"seconds": math.inf}, "--time inf: expected"),

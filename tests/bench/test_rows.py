@@ -4,8 +4,9 @@ import math
 
 import pytest
 
+from batchnorm.bench.case import OPERATIONS
 from batchnorm.bench.plan import make_plan
-from batchnorm.bench.rows import floor_ms, geometric_mean, means, timings
+from batchnorm.bench.rows import floor_ms, geometric_mean, means, steps, timings
 
 
 def cell(operation="bn+relu", shape="2,3,4,5", layout="contiguous", dtype="float32"):
@@ -135,4 +136,56 @@ def test_dtypes_are_not_mixed():
     assert {m.dtype: m.ratio for m in found} == {
         "float32": pytest.approx(2.0),
         "bfloat16": pytest.approx(3.0),
+    }
+
+
+def test_the_share_of_the_copy_s_bandwidth_counts_what_has_to_be_moved():
+    """Ours takes 12 ms, a copy 2 ms for two passes: 1 ms a pass."""
+    samples = {"copy": {"forward": [0.002]}, "ours": step(0.004, 0.008)}
+    errors = {"ours": {"forward": 0.0, "backward": 0.0, "both": 0.0}}
+    expected = {
+        ("bn+relu", None): 5 / 12,
+        ("bn+relu", 480): 5 / 12,
+        ("bn+relu", 479): 8 / 12,
+        ("bn+add+relu", 480): 7 / 12,
+        ("bn+add+relu", 479): 10 / 12,
+    }
+    for (operation, cache), share in expected.items():
+        rows = timings(cell(operation), samples, errors, {}, cache_bytes=cache)
+        assert of(rows, "ours", "both").copy_share == pytest.approx(share, rel=1e-5)
+        assert of(rows, "copy", "copy").copy_share is None
+
+
+def test_the_host_s_time_and_who_serves_stand_in_the_row():
+    samples = {
+        "copy": {"forward": [0.002]},
+        "eager": {**step(0.004, 0.008), "forward, host": [0.003, 0.001, 0.002]},
+    }
+    errors = {"eager": {"forward": 0.0, "backward": 0.0, "both": 0.0}}
+    rows = timings(cell(), samples, errors, {}, {"eager": "cuDNN"})
+    assert of(rows, "eager", "forward").host_ms == pytest.approx(2.0)
+    assert of(rows, "eager", "backward").host_ms is None
+    assert of(rows, "eager", "both").by == "cuDNN"
+
+
+def test_a_network_has_neither_floor_nor_error():
+    samples = {
+        "ours": {"forward": [0.1, 0.3, 0.2], "forward, host": [0.05, 0.07, 0.06]},
+        "eager": {"forward": [0.3]},
+    }
+    rows = steps(cell(), samples, {"compile": "no memory"})
+    ours = of(rows, "ours", "both")
+    assert (ours.ms, ours.host_ms, ours.over_eager) == (200.0, 60.0, 1.5)
+    assert (ours.floor_ms, ours.over_floor, ours.error, ours.copy_share) == (None,) * 4
+    assert of(rows, "compile", "both").missing == "no memory"
+
+
+def test_what_is_read_twice_is_the_traffic_without_a_cache():
+    # Statistics read the input once more, sums the input and the gradient (and residual: none).
+    twice = {name: operation.twice for name, operation in OPERATIONS.items()}
+    assert twice == {
+        "bn": {"forward": 3, "backward": 5, "both": 8},
+        "bn+relu": {"forward": 3, "backward": 5, "both": 8},
+        "bn+add+relu": {"forward": 4, "backward": 6, "both": 10},
+        "inference": {"forward": 2},
     }

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from batchnorm.bench import cell, make_plan, onednn, run
+from batchnorm.bench import make_plan, onednn, run
 from batchnorm.bench.cell import deviations
+from batchnorm.bench.devices.cpu import Cpu
 from batchnorm.bench.machine import Others, last_level_cache
 from batchnorm.bench.problem import deviation, make_problem
-from batchnorm.bench.variants import builders
 from batchnorm.ops import native
 from batchnorm.records import BenchResult, from_json, to_json
 
@@ -84,9 +84,11 @@ def test_every_implementation_is_right_in_every_operation(operation, dtype):
     problem = make_problem(case)
     # bfloat16 has 8 bits; eager rounds up to three times on the way, at values of up to 5 rms
     limit = 1e-5 if dtype == "float32" else 3 * 5 * 2**-8
-    names = [n for n in builders(False) if n != "copy" and (n != "kernel" or native.library())]
+    names = [
+        n for n in Cpu().variants(False) if n != "copy" and (n != "kernel" or native.library())
+    ]
     for name in names:
-        step = builders(False)[name](problem)
+        step = Cpu().variants(False)[name](problem)
         if dtype == "bfloat16" and name == "onednn" and not _onednn_has_bfloat16():
             continue
         assert max(deviations(problem, step).values()) < limit, name
@@ -99,7 +101,7 @@ def _onednn_has_bfloat16():
 def test_a_wrong_result_would_be_seen():
     (case,) = make_plan(shapes=["16,5"], operations=["bn+relu"]).cases()
     problem = make_problem(case)
-    step = builders(False)["ours"](problem)
+    step = Cpu().variants(False)["ours"](problem)
     output = step.forward()
     gradients = step.backward(output)
     wrong = [gradients[0], gradients[1], -gradients[2]]
@@ -125,14 +127,14 @@ def test_a_rival_that_fails_is_a_result_and_we_are_not(monkeypatch):
     def broken(problem):
         raise RuntimeError("no such\n  thing " + "x" * 500)
 
-    known = builders(False)
-    monkeypatch.setattr(cell, "builders", lambda with_compile: {**known, "onednn": broken})
+    known = Cpu().variants(False)
+    monkeypatch.setattr(Cpu, "variants", lambda self, with_compile: {**known, "onednn": broken})
     plan = make_plan(shapes=["16,5"], operations=["bn"], seconds=1e-3)
     rows = [row for row in run(plan).timings if row.variant == "onednn"]
     assert all(row.missing.startswith("RuntimeError: no such thing xxx") for row in rows)
     assert all(len(row.missing) < 200 for row in rows)
 
-    monkeypatch.setattr(cell, "builders", lambda with_compile: {**known, "ours": broken})
+    monkeypatch.setattr(Cpu, "variants", lambda self, with_compile: {**known, "ours": broken})
     with pytest.raises(RuntimeError, match="no such"):
         run(plan)
 
@@ -183,7 +185,7 @@ def test_the_largest_cache_is_the_last_level(tmp_path):
 
 
 def test_a_result_that_is_not_finite_is_kept_and_said(monkeypatch):
-    known = builders(False)
+    known = Cpu().variants(False)
 
     def broken(problem):
         step = known["eager"](problem)
@@ -191,7 +193,7 @@ def test_a_result_that_is_not_finite_is_kept_and_said(monkeypatch):
             lambda: step.forward() * math.nan, lambda y: step.backward(step.forward())
         )
 
-    monkeypatch.setattr(cell, "builders", lambda with_compile: {**known, "eager": broken})
+    monkeypatch.setattr(Cpu, "variants", lambda self, with_compile: {**known, "eager": broken})
     result = run(make_plan(shapes=["16,5"], operations=["bn"], seconds=1e-3))
     rows = {r.phase: r for r in result.timings if r.variant == "eager"}
     assert math.isnan(rows["forward"].error)

@@ -3,7 +3,7 @@
 import pytest
 
 from batchnorm.bench import timing
-from batchnorm.bench.timing import MIN_ROUNDS, Step, interleave, spread
+from batchnorm.bench.timing import MIN_ROUNDS, Step, Stopwatch, interleave, spread
 
 
 class Clock:
@@ -32,7 +32,7 @@ class Clock:
 
 def test_every_phase_is_timed_by_itself():
     clock = Clock()
-    found = interleave({"a": clock.step("a", 0.25, 0.5)}, 0.0, clock)["a"]
+    found = interleave({"a": clock.step("a", 0.25, 0.5)}, 0.0, Stopwatch(clock))["a"]
     assert found == {
         "forward": [0.25] * MIN_ROUNDS,
         "backward": [0.5] * MIN_ROUNDS,
@@ -42,12 +42,14 @@ def test_every_phase_is_timed_by_itself():
 
 def test_without_gradients_there_is_a_forward_only():
     clock = Clock()
-    assert set(interleave({"a": clock.step("a", 0.25)}, 0.0, clock)["a"]) == {"forward"}
+    assert set(interleave({"a": clock.step("a", 0.25)}, 0.0, Stopwatch(clock))["a"]) == {"forward"}
 
 
 def test_the_first_call_of_a_turn_is_not_counted():
     clock = Clock()
-    found = interleave({"a": clock.step("a", 1.0), "b": clock.step("b", 1.0)}, 0.0, clock)
+    found = interleave(
+        {"a": clock.step("a", 1.0), "b": clock.step("b", 1.0)}, 0.0, Stopwatch(clock)
+    )
     assert len(clock.calls) == 2 * 2 * MIN_ROUNDS
     assert [len(samples["forward"]) for samples in found.values()] == [MIN_ROUNDS] * 2
 
@@ -55,7 +57,7 @@ def test_the_first_call_of_a_turn_is_not_counted():
 def test_turns_rotate():
     clock = Clock()
     names = ("a", "b", "c")
-    interleave({name: clock.step(name, 1.0) for name in names}, 0.0, clock)
+    interleave({name: clock.step(name, 1.0) for name in names}, 0.0, Stopwatch(clock))
     turns = "".join(name for name, _ in clock.calls[::2])
     assert turns == "abcbcacababcbca"
 
@@ -64,19 +66,19 @@ def test_small_steps_get_many_calls_in_a_turn_and_large_ones_one(monkeypatch):
     monkeypatch.setattr(timing, "TURN", 0.25)
     clock = Clock()
     steps = {"small": clock.step("small", 0.25 / 8), "large": clock.step("large", 0.75)}
-    found = interleave(steps, 0.0, clock)
+    found = interleave(steps, 0.0, Stopwatch(clock))
     assert len(found["small"]["forward"]) == 8 * MIN_ROUNDS
     assert len(found["large"]["forward"]) == MIN_ROUNDS
 
 
 def test_rounds_go_on_until_the_time_is_spent():
     clock = Clock()
-    interleave({"a": clock.step("a", 1.0), "b": clock.step("b", 2.0)}, 60.0, clock)
+    interleave({"a": clock.step("a", 1.0), "b": clock.step("b", 2.0)}, 60.0, Stopwatch(clock))
     assert 160.0 <= clock.now < 160.0 + 6.0, "a round takes 6 seconds, half of them not counted"
 
 
 def test_nothing_to_time_ends_at_once():
-    assert interleave({}, 1e9) == {}
+    assert interleave({}, 1e9, Stopwatch()) == {}
 
 
 @pytest.mark.parametrize(

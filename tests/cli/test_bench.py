@@ -57,7 +57,7 @@ BAD = {
     "operation": (("--operation", "relu"), "--operation relu: expected one of bn, bn+relu"),
     "dtype": (("--dtype", "float16"), "--dtype float16: expected one of float32, bfloat16"),
     "layout": (("--layout", "nhwc"), "--layout nhwc: expected one of contiguous, channels-last"),
-    "device": (("--device", "cuda"), "--device cuda: expected cpu"),
+    "device": (("--device", "tpu"), "--device tpu: expected cpu, cuda"),
     "threads": (("--threads", "0"), "--threads 0: expected at least 1"),
     "time": (("--time", "-1"), "--time -1: expected a number of seconds above 0"),
     "folder": (("--out", "."), "--out '.': expected the name of a file, found a folder"),

@@ -1,28 +1,18 @@
 """Training with and without `bn.recompute()`, and how often outputs were computed once more."""
 
 import copy
-import importlib.util
 from contextlib import nullcontext
-from pathlib import Path
 
 import torch
 from torch import nn
 
 import batchnorm as bn
 from batchnorm.ops import recompute
+from scripts import BENCHMARKS, load
 
-PATH = Path(__file__).parents[2] / "benchmarks" / "recompute.py"
-
-
-def load_benchmark():
-    """The networks that are measured are those that are tested."""
-    spec = importlib.util.spec_from_file_location("benchmark_of_recompute", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-benchmark = load_benchmark()
+PATH = BENCHMARKS / "recompute.py"
+benchmark = load("recompute")
+"""The networks that are measured are those that are tested."""
 
 
 class Counter:

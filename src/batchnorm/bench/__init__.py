@@ -1,6 +1,6 @@
 """Time batch normalization side by side with PyTorch's, oneDNN's and a plain copy."""
 
 from .plan import Plan, make_plan
-from .run import Progress, run
+from .run import Progress, recording, run
 
-__all__ = ["Plan", "Progress", "make_plan", "run"]
+__all__ = ["Plan", "Progress", "make_plan", "recording", "run"]

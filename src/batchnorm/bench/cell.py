@@ -1,37 +1,55 @@
 """Measure one cell: a shape, a layout, a dtype and an operation."""
 
 import math
+from dataclasses import dataclass
 
 from ..records import Timing
 from . import rows
-from .plan import COMPILE, COPY, EAGER, ONEDNN, Case
+from .case import COMPILE, COPY, EAGER, ONEDNN, Case
+from .devices import Device
 from .problem import Problem, deviation, make_problem
 from .timing import BACKWARD, BOTH, FORWARD, Step, interleave
 from .unavailable import Unavailable
-from .variants import builders
 
 RIVALS = {EAGER, ONEDNN, COMPILE}
 """If one of them fails, that is a result; if we do, it is an error."""
 
 
-def measure(case: Case, seconds: float, with_compile: bool = False) -> list[Timing]:
+@dataclass(frozen=True)
+class Prepared:
+    """Everyone at work on one cell, after a first call."""
+
+    steps: dict[str, Step]
+    errors: dict[str, dict[str, float]]
+    """Deviation from float64, per name and phase."""
+    missing: dict[str, str]
+    """Why somebody is not among the steps."""
+
+
+def measure(case: Case, device: Device, seconds: float, with_compile: bool = False) -> list[Timing]:
     """Measure one cell: first what everyone computes, then how long it takes those who can."""
-    problem = make_problem(case)
-    steps: dict[str, Step] = {}
-    errors: dict[str, dict[str, float]] = {}
-    missing: dict[str, str] = {}
-    for name, build in builders(with_compile).items():
+    found = prepare(case, device, with_compile)
+    samples = interleave(found.steps, seconds, device.timer())
+    by = {name: step.by for name, step in found.steps.items()}
+    return rows.timings(case, samples, found.errors, found.missing, by, device.cache_bytes())
+
+
+def prepare(case: Case, device: Device, with_compile: bool = False) -> Prepared:
+    """Let everyone compute it once."""
+    problem = make_problem(case, device.place, device.sets(case))
+    found = Prepared({}, {}, {})
+    for name, build in device.variants(with_compile).items():
         try:
             step = build(problem)
-            errors[name] = {} if name == COPY else deviations(problem, step)
-            steps[name] = step
+            found.errors[name] = {} if name == COPY else deviations(problem, step)
+            found.steps[name] = step
         except Unavailable as error:
-            missing[name] = str(error)
+            found.missing[name] = str(error)
         except Exception as error:
             if name not in RIVALS:
                 raise
-            missing[name] = _first_words(error)
-    return rows.timings(case, interleave(steps, seconds), errors, missing)
+            found.missing[name] = _first_words(error)
+    return found
 
 
 def deviations(problem: Problem, step: Step) -> dict[str, float]:

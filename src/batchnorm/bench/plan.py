@@ -1,91 +1,26 @@
-"""What a benchmark measures: shapes, layouts, operations and dtypes."""
+"""What a benchmark measures: shapes, layouts, operations and dtypes, on a device."""
 
 import math
-import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ..errors import UsageError
-
-Shape = tuple[int, ...]
-
-RESNET50: tuple[Shape, ...] = (
-    (32, 64, 112, 112),
-    (32, 64, 56, 56),
-    (32, 256, 56, 56),
-    (32, 128, 28, 28),
-    (32, 512, 28, 28),
-    (32, 256, 14, 14),
-    (32, 1024, 14, 14),
-    (32, 512, 7, 7),
-    (32, 2048, 7, 7),
-)
-UNET: tuple[Shape, ...] = ((2, 32, 256, 256), (2, 128, 128, 128))
-MLP: tuple[Shape, ...] = ((256, 512), (8192, 256), (64, 100))
-QUICK: tuple[Shape, ...] = ((8, 64, 28, 28), (8, 512, 7, 7), (256, 512))
-
-CONTIGUOUS, CHANNELS_LAST = "contiguous", "channels-last"
-LAYOUTS = (CONTIGUOUS, CHANNELS_LAST)
-DTYPES = {"float32": 4, "bfloat16": 2}
-"""With their sizes in bytes."""
-
-COPY, OURS, KERNEL, EAGER, ONEDNN, COMPILE = "copy", "ours", "kernel", "eager", "onednn", "compile"
-"""Who is measured."""
+from .case import CONTIGUOUS, LAYOUTS, OPERATIONS, Case, Shape
+from .devices import Device, find
 
 SECONDS, QUICK_SECONDS = 2.0, 0.2
 """Measuring time of one cell."""
 
-_TENSORS = 14
-"""Tensors like the input that are alive at once, counted in its dtype, float64 results included."""
-
-
-@dataclass(frozen=True)
-class Operation:
-    """What is computed of the input, and how much memory traffic that needs at least."""
-
-    name: str
-    relu: bool
-    residual: bool
-    inference: bool
-    passes: dict[str, int] = field(hash=False)
-    """Per phase, how many tensors like the input must be read or written."""
-
-
-OPERATIONS = {
-    operation.name: operation
-    for operation in (
-        Operation("bn", False, False, False, {"forward": 2, "backward": 3, "both": 5}),
-        Operation("bn+relu", True, False, False, {"forward": 2, "backward": 3, "both": 5}),
-        Operation("bn+add+relu", True, True, False, {"forward": 3, "backward": 4, "both": 7}),
-        Operation("inference", True, False, True, {"forward": 2}),
-    )
-}
-
-
-@dataclass(frozen=True)
-class Case:
-    """One cell of a benchmark: every implementation is measured on it."""
-
-    shape: Shape
-    layout: str
-    dtype: str
-    operation: Operation
-
-    @property
-    def bytes(self) -> int:
-        """Size of the input."""
-        return math.prod(self.shape) * DTYPES[self.dtype]
-
-    def __str__(self) -> str:
-        size = "×".join(map(str, self.shape))
-        return f"{self.operation.name} {size} {self.layout} {self.dtype}"
+_RESULTS, _TENSORS = 3, 8
+"""Tensors like the input that are alive at once: results in float64, and others in its dtype."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """A whole benchmark; make it with `make_plan`."""
 
-    shapes: tuple[Shape, ...] = RESNET50 + UNET + MLP
+    device: Device
+    shapes: tuple[Shape, ...]
     layouts: tuple[str, ...] = LAYOUTS
     dtypes: tuple[str, ...] = ("float32",)
     operations: tuple[str, ...] = tuple(OPERATIONS)
@@ -121,16 +56,17 @@ def make_plan(
     Args:
         shapes: Such as "32,64,56,56" or "8192x256"; None: the default grid.
         layouts: Of `LAYOUTS`; None: both.
-        dtypes: Of `DTYPES`; None: float32.
+        dtypes: Of those of the device; None: float32.
         operations: Of `OPERATIONS`; None: all.
         threads: None: as many as PyTorch uses.
-        device: Only "cpu" so far.
+        device: "cpu", "cuda" or "cuda:1".
         compile: Measure `torch.compile` too.
         seconds: Measuring time of one cell.
         quick: A small grid and little time, where they are not given.
 
     Raises:
         UsageError: Which option, what was expected and what was found.
+        DeviceError: There is no such GPU.
 
     Example:
         >>> plan = make_plan(shapes=["8,4,2,2", "16x3"], operations=["bn"])
@@ -138,17 +74,17 @@ def make_plan(
         ['bn 8×4×2×2 contiguous float32', 'bn 8×4×2×2 channels-last float32', 'bn 16×3 contiguous \
 float32']
     """
-    if device != "cpu":
-        raise UsageError(f"--device {device}: expected cpu; no other device is measured yet")
     if threads is not None and threads < 1:
         raise UsageError(f"--threads {threads}: expected at least 1")
     seconds = seconds if seconds is not None else QUICK_SECONDS if quick else SECONDS
     if not (math.isfinite(seconds) and seconds > 0):
         raise UsageError(f"--time {seconds:g}: expected a number of seconds above 0")
+    found = find(device)
     plan = Plan(
-        shapes=_parsed(shapes) if shapes else (QUICK if quick else RESNET50 + UNET + MLP),
+        device=found,
+        shapes=_parsed(shapes) if shapes else (found.grid.quick if quick else found.grid.shapes),
         layouts=_chosen("--layout", layouts, LAYOUTS),
-        dtypes=_chosen("--dtype", dtypes or ["float32"], tuple(DTYPES)),
+        dtypes=_chosen("--dtype", dtypes or ["float32"], found.dtypes),
         operations=_chosen("--operation", operations, tuple(OPERATIONS)),
         threads=threads,
         compile=compile,
@@ -201,7 +137,7 @@ def _check(plan: Plan) -> None:
                 f"per channel; choose a larger one, or --operation inference"
             )
     largest = max(cases, key=lambda case: case.bytes)
-    need, have = _TENSORS * largest.bytes, _memory()
+    need, have = _needed(largest), plan.device.memory()
     if need > have:
         raise UsageError(
             f"--shape {','.join(map(str, largest.shape))} needs about {need / 1e9:.0f} GB; "
@@ -209,8 +145,6 @@ def _check(plan: Plan) -> None:
         )
 
 
-def _memory() -> float:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return math.inf
+def _needed(case: Case) -> int:
+    """Bytes that are taken at once."""
+    return _TENSORS * case.bytes + _RESULTS * 8 * math.prod(case.shape)

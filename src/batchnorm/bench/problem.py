@@ -2,16 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from .plan import CHANNELS_LAST, Case
+from .case import CHANNELS_LAST, Case
 
 EPS = 1e-5
 
-MARGIN = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
+MARGIN = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Where ReLU's input is as near to 0 as this, the gradient is 0: whether a value of 1e-9 is
 positive after rounding is luck, and would say nothing about an implementation."""
 
@@ -35,21 +35,34 @@ class Problem:
     output: Tensor
     gradients: tuple[Tensor, ...]
     """Of input, weight, bias, and of the residual where there is one; none in inference."""
+    others: tuple["Problem", ...] = ()
+    """The same values in other places, to be called in turns with these."""
+
+    @property
+    def rotation(self) -> tuple["Problem", ...]:
+        """This one and the others."""
+        return self, *self.others
 
 
-def make_problem(case: Case) -> Problem:
+def make_problem(case: Case, device: torch.device | None = None, sets: int = 1) -> Problem:
     """Draw the inputs, always the same ones, and compute the results.
 
     Channels have means between −1 and 1 and standard deviations between 0.5 and 1.5.
+
+    Args:
+        case: What is computed.
+        device: Where; None: on the CPU.
+        sets: How many copies of the inputs there are to be.
     """
-    generator = torch.Generator().manual_seed(0)
+    device = device or torch.device("cpu")
+    generator = torch.Generator(device).manual_seed(0)
     channels, operation, ndim = case.shape[1], case.operation, len(case.shape)
 
     def uniform(low: float, high: float) -> Tensor:
-        return torch.rand(channels, generator=generator) * (high - low) + low
+        return torch.rand(channels, generator=generator, device=device) * (high - low) + low
 
     def normal() -> Tensor:
-        return torch.randn(case.shape, generator=generator)
+        return torch.randn(case.shape, generator=generator, device=device)
 
     mean, std = uniform(-1, 1), uniform(0.5, 1.5)
     x = _laid_out(normal() * _over(std, ndim) + _over(mean, ndim), case)
@@ -66,7 +79,7 @@ def make_problem(case: Case) -> Problem:
         gradients=_new_gradients(x, case),
     )
     _solve(problem)
-    return problem
+    return replace(problem, others=tuple(_copied(problem) for _ in range(sets - 1)))
 
 
 def deviation(found: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
@@ -92,6 +105,11 @@ def _largest_distance(found: Tensor, exact: Tensor) -> float:
     return math.nan if any(map(math.isnan, distances)) else max(distances) / scale
 
 
+def _copied(problem: Problem) -> Problem:
+    residual = None if problem.residual is None else problem.residual.clone()
+    return replace(problem, x=problem.x.clone(), residual=residual, grad=problem.grad.clone())
+
+
 def _laid_out(values: Tensor, case: Case) -> Tensor:
     values = values.to(getattr(torch, case.dtype))
     if case.layout != CHANNELS_LAST:
@@ -104,7 +122,7 @@ def _new_gradients(x: Tensor, case: Case) -> tuple[Tensor, ...]:
     if case.operation.inference:
         return ()
     wide = torch.float64
-    vectors = torch.empty(x.shape[1], dtype=wide), torch.empty(x.shape[1], dtype=wide)
+    vectors = torch.empty(2, x.shape[1], dtype=wide, device=x.device).unbind()
     whole = torch.empty_like(x, dtype=wide)
     return (whole, *vectors, *((torch.empty_like(whole),) if case.operation.residual else ()))
 

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..records import GeometricMean, Timing
-from .plan import COMPILE, COPY, EAGER, KERNEL, ONEDNN, OURS, Case
-from .timing import FORWARD, Samples, Spread, spread
+from .case import COMPILE, COPY, EAGER, KERNEL, ONEDNN, OURS, Case
+from .timing import BOTH, FORWARD, Samples, Spread, host, spread
 
 FLOOR = "floor"
 
@@ -51,6 +52,8 @@ def timings(
     samples: Mapping[str, Samples],
     errors: Mapping[str, Mapping[str, float]],
     missing: Mapping[str, str],
+    by: Mapping[str, str] | None = None,
+    cache_bytes: int | None = None,
 ) -> list[Timing]:
     """Make the rows of one cell: first the copy, then phase by phase.
 
@@ -59,18 +62,65 @@ def timings(
         samples: Seconds per variant and phase, the copy's among them.
         errors: Deviation from float64 per variant and phase.
         missing: Why a variant was not measured.
+        by: Whose kernels did the work of a variant, where its name does not say it.
+        cache_bytes: Size of the last-level cache; None: not known.
     """
     copy = spread(samples[COPY][FORWARD])
-    rows = [_measured(case, COPY, COPY, copy, copy.median, None, None)]
-    for phase, passes in case.operation.passes.items():
+    rows = [_measured(case, COPY, COPY, copy)]
+    moved = passes(case, cache_bytes)
+    for phase, least in case.operation.passes.items():
         found = {name: spread(s[phase]) for name, s in samples.items() if name != COPY}
-        floor, eager = floor_ms(copy.median, passes), found.get(EAGER)
-        rows += [
-            _measured(case, phase, name, one, floor, eager, errors[name][phase])
-            for name, one in found.items()
-        ]
+        eager = found.get(EAGER)
+        for name, one in found.items():
+            floor = floor_ms(copy.median, least)
+            row = _measured(case, phase, name, one)
+            asked = samples[name].get(host(phase))
+            rows.append(
+                replace(
+                    row,
+                    floor_ms=_short(1e3 * floor),
+                    over_floor=_short(one.median / floor),
+                    over_eager=None if eager is None else _short(eager.median / one.median),
+                    error=_short(errors[name][phase]),
+                    copy_share=_short(floor_ms(copy.median, moved[phase]) / one.median),
+                    host_ms=_short(1e3 * spread(asked).median) if asked else None,
+                    by=(by or {}).get(name, ""),
+                )
+            )
         rows += [_missing(case, phase, name, why) for name, why in missing.items()]
     return rows
+
+
+def steps(case: Case, samples: Mapping[str, Samples], missing: Mapping[str, str]) -> list[Timing]:
+    """Make the rows of a whole network, for which there is neither copy nor float64.
+
+    Args:
+        case: Its input, and what is done.
+        samples: Seconds of whole steps per variant, as those of a forward.
+        missing: Why a variant was not measured.
+    """
+    found = {name: spread(s[FORWARD]) for name, s in samples.items()}
+    eager = found.get(EAGER)
+    return [
+        replace(
+            _measured(case, BOTH, name, one),
+            over_eager=None if eager is None else _short(eager.median / one.median),
+            host_ms=_short(1e3 * spread(s).median) if (s := samples[name].get(_ASKED)) else None,
+        )
+        for name, one in found.items()
+    ] + [_missing(case, BOTH, name, why) for name, why in missing.items()]
+
+
+_ASKED = host(FORWARD)
+
+
+def passes(case: Case, cache_bytes: int | None) -> Mapping[str, int]:
+    """Say how many tensors like the input are moved to and from memory, per phase.
+
+    Where the input does not fit the cache, what is read twice comes from memory twice.
+    """
+    is_larger = cache_bytes is not None and case.bytes > cache_bytes
+    return case.operation.twice if is_larger else case.operation.passes
 
 
 def means(rows: Iterable[Timing], cache_bytes: int | None) -> list[GeometricMean]:
@@ -95,28 +145,14 @@ def means(rows: Iterable[Timing], cache_bytes: int | None) -> list[GeometricMean
     return found
 
 
-def _measured(
-    case: Case,
-    phase: str,
-    variant: str,
-    seconds: Spread,
-    floor: float,
-    eager: Spread | None,
-    error: float | None,
-) -> Timing:
-    is_copy = variant == COPY
-    return Timing(
-        **_common(case, phase, variant),
+def _measured(case: Case, phase: str, variant: str, seconds: Spread) -> Timing:
+    return replace(
+        _missing(case, phase, variant, ""),
         ms=_short(1e3 * seconds.median),
         low_ms=_short(1e3 * seconds.low),
         high_ms=_short(1e3 * seconds.high),
         best_ms=_short(1e3 * seconds.best),
         repetitions=seconds.calls,
-        floor_ms=None if is_copy else _short(1e3 * floor),
-        over_floor=None if is_copy else _short(seconds.median / floor),
-        over_eager=None if eager is None else _short(eager.median / seconds.median),
-        error=None if error is None else _short(error),
-        missing="",
     )
 
 
@@ -127,7 +163,13 @@ def _short(value: float) -> float:
 
 def _missing(case: Case, phase: str, variant: str, why: str) -> Timing:
     return Timing(
-        **_common(case, phase, variant),
+        shape=case.shape,
+        layout=case.layout,
+        dtype=case.dtype,
+        megabytes=case.bytes / 1e6,
+        operation=case.operation.name,
+        phase=phase,
+        variant=variant,
         ms=None,
         low_ms=None,
         high_ms=None,
@@ -139,18 +181,6 @@ def _missing(case: Case, phase: str, variant: str, why: str) -> Timing:
         error=None,
         missing=why,
     )
-
-
-def _common(case: Case, phase: str, variant: str) -> dict[str, Any]:
-    return {
-        "shape": case.shape,
-        "layout": case.layout,
-        "dtype": case.dtype,
-        "megabytes": case.bytes / 1e6,
-        "operation": case.operation.name,
-        "phase": phase,
-        "variant": variant,
-    }
 
 
 def _key(row: Timing, variant: str) -> tuple[Any, ...]:

@@ -2,7 +2,7 @@
 
 import datetime
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +11,9 @@ import torch
 
 from ..records import BENCH_SCHEMA, BenchResult, Timing, to_json, write_text
 from . import machine, rows
+from .case import Case
 from .cell import measure
-from .plan import Case, Plan
+from .plan import Plan
 
 
 @dataclass(frozen=True)
@@ -43,31 +44,68 @@ def run(
     Returns:
         Every row, and the means over them.
     """
-    start = time.monotonic()
     cases = list(plan.cases())
-    found: list[Timing] = []
-    with _threads(plan.threads):
-        about, others = machine.facts(), machine.Others()
-
-        def save() -> BenchResult:
-            seconds, is_partial = time.monotonic() - start, done < len(cases)
-            result = _result(plan, about, found, is_partial, seconds, others.share())
-            if out is not None and found:
-                write_text(out, to_json(result))
-            return result
-
-        done = 0
+    with recording(plan, out) as record:
         try:
             on_progress(Progress(len(cases), 0, None, ()))
-            for case in cases:
-                cell = measure(case, plan.seconds, plan.compile)
-                found += cell
-                done += 1
-                result = save()
+            for done, case in enumerate(cases, 1):
+                cell = measure(case, plan.device, plan.seconds, plan.compile)
+                record.add(cell, is_last=done == len(cases))
                 on_progress(Progress(len(cases), done, case, tuple(cell)))
         except KeyboardInterrupt:
-            result = save()
-    return result
+            pass
+        return record.result
+
+
+class Recording:
+    """What has been measured so far; the file is written anew with all that is added.
+
+    Args:
+        plan: What is measured.
+        out: File for the result; not touched before there are rows. None: none.
+    """
+
+    def __init__(self, plan: Plan, out: Path | None) -> None:
+        self._plan, self._out = plan, out
+        self._start, self._others = time.monotonic(), machine.Others()
+        self._about = plan.device.facts()
+        self._settings = _settings(plan)
+        self._rows: list[Timing] = []
+        self.result = self._made(partial=True)
+
+    def add(
+        self, timings: Sequence[Timing], *, said: Mapping[str, str] | None = None, is_last: bool
+    ) -> None:
+        """Add rows, and what is to be said beside the settings."""
+        self._rows += timings
+        self._settings |= said or {}
+        self.result = self._made(partial=not is_last)
+        if self._out is not None and self._rows:
+            write_text(self._out, to_json(self.result))
+
+    def _made(self, partial: bool) -> BenchResult:
+        now = datetime.datetime.now(datetime.UTC)
+        cache = self._plan.device.cache_bytes()
+        return BenchResult(
+            schema=BENCH_SCHEMA,
+            partial=partial,
+            wall_seconds=time.monotonic() - self._start,
+            finished=now.isoformat(timespec="seconds"),
+            settings=dict(self._settings),
+            machine=self._about,
+            cache_bytes=cache,
+            used_by_others=self._others.share(),
+            versions=self._plan.device.versions(),
+            timings=tuple(self._rows),
+            means=tuple(rows.means(self._rows, cache)),
+        )
+
+
+@contextmanager
+def recording(plan: Plan, out: Path | None) -> Iterator[Recording]:
+    """Measure on the device of a plan, with its threads, while the block lasts."""
+    with _threads(plan.threads), plan.device.current():
+        yield Recording(plan, out)
 
 
 @contextmanager
@@ -81,32 +119,12 @@ def _threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _result(
-    plan: Plan,
-    about: dict[str, str],
-    found: list[Timing],
-    partial: bool,
-    seconds: float,
-    used_by_others: float | None,
-) -> BenchResult:
-    cache = machine.last_level_cache()
-    now = datetime.datetime.now(datetime.UTC)
-    return BenchResult(
-        schema=BENCH_SCHEMA,
-        partial=partial,
-        wall_seconds=seconds,
-        finished=now.isoformat(timespec="seconds"),
-        settings={
-            "measuring time of one cell": f"{plan.seconds:g} s",
-            "dtypes": ", ".join(plan.dtypes),
-            "operations": ", ".join(plan.operations),
-            "layouts": ", ".join(plan.layouts),
-            "torch.compile": "measured" if plan.compile else "not measured (--compile)",
-        },
-        machine=about,
-        cache_bytes=cache,
-        used_by_others=used_by_others,
-        versions=machine.versions(),
-        timings=tuple(found),
-        means=tuple(rows.means(found, cache)),
-    )
+def _settings(plan: Plan) -> dict[str, str]:
+    return {
+        "device": str(plan.device.place),
+        "measuring time of one cell": f"{plan.seconds:g} s",
+        "dtypes": ", ".join(plan.dtypes),
+        "operations": ", ".join(plan.operations),
+        "layouts": ", ".join(plan.layouts),
+        "torch.compile": "measured" if plan.compile else "not measured (--compile)",
+    }

@@ -1,6 +1,8 @@
 """Who is measured: each implementation as a `Step` on the same problem."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,36 +10,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..nn import BatchNorm1d, BatchNorm2d, BatchNorm3d
-from . import kernel, onednn
-from .plan import COMPILE, COPY, EAGER, KERNEL, ONEDNN, OURS
 from .problem import EPS, Problem
-from .timing import Step
+from .timing import Step, rotating
+
+Builder = Callable[[Problem], Step]
+"""Makes the step of an implementation; raises `Unavailable` where it does not do what is asked."""
 
 _OURS = {2: BatchNorm1d, 3: BatchNorm1d, 4: BatchNorm2d, 5: BatchNorm3d}
 _TORCH = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 
 
-def builders(with_compile: bool) -> dict[str, Callable[[Problem], Step]]:
-    """Give what makes the steps, by name, the copy first.
-
-    Each raises `Unavailable` where the implementation does not do what is asked for.
-    """
-    found: dict[str, Callable[[Problem], Step]] = {
-        COPY: copy,
-        OURS: ours,
-        KERNEL: kernel.step,
-        EAGER: eager,
-        ONEDNN: onednn.step,
-    }
-    if with_compile:
-        found[COMPILE] = compiled
-    return found
-
-
 def copy(problem: Problem) -> Step:
     """Copy the input into memory that is already there: the floor everyone is measured against."""
     target = torch.empty_like(problem.x)
-    return Step(lambda: target.copy_(problem.x))
+    return rotating([Step(partial(target.copy_, one.x)) for one in problem.rotation])
 
 
 def ours(problem: Problem) -> Step:
@@ -50,7 +36,7 @@ def ours(problem: Problem) -> Step:
 def eager(problem: Problem) -> Step:
     """The layer of PyTorch; adding and ReLU change its output in place."""
     block = _Eager(problem)
-    return _through_autograd(problem, block, block.norm)
+    return replace(_through_autograd(problem, block, block.norm), by=_served_by(problem))
 
 
 def compiled(problem: Problem) -> Step:
@@ -79,7 +65,7 @@ def _filled(layer: nn.Module, problem: Problem) -> Any:
     """Give a layer the parameters and statistics of the problem."""
     names = ("weight", "bias", "running_mean", "running_var")
     layer.load_state_dict({name: getattr(problem, name) for name in names}, strict=False)
-    return layer.train(not problem.case.operation.inference)
+    return layer.to(problem.x.device).train(not problem.case.operation.inference)
 
 
 def _through_autograd(problem: Problem, block: Callable[..., Tensor], norm: Any) -> Step:
@@ -88,6 +74,10 @@ def _through_autograd(problem: Problem, block: Callable[..., Tensor], norm: Any)
     Gradients are asked for, not accumulated: a network's residual is no leaf, and a leaf that
     shares its gradient with another would be given a copy.
     """
+    return rotating([_on_one_set(one, block, norm) for one in problem.rotation])
+
+
+def _on_one_set(problem: Problem, block: Callable[..., Tensor], norm: Any) -> Step:
     if problem.case.operation.inference:
         return Step(lambda: without_graph(block, problem.x))
     x = problem.x.detach().requires_grad_()
@@ -97,6 +87,17 @@ def _through_autograd(problem: Problem, block: Callable[..., Tensor], norm: Any)
     residual = residual.detach().requires_grad_()
     leaves = x, norm.weight, norm.bias, residual
     return Step(lambda: block(x, residual), gradient_of(problem.grad, *leaves))
+
+
+def _served_by(problem: Problem) -> str:
+    """Name the library that PyTorch hands this on to; empty: it has kernels of its own."""
+    vectors = problem.weight, problem.bias, problem.running_mean, problem.running_var
+    training = not problem.case.operation.inference
+    chosen = torch._C._select_batch_norm_backend(problem.x, *vectors, training, EPS)
+    return _LIBRARIES.get(chosen.name, "")
+
+
+_LIBRARIES = {"Cudnn": "cuDNN", "Miopen": "MIOpen"}
 
 
 def without_graph(block: Callable[..., Tensor], x: Tensor) -> Tensor:

@@ -26,7 +26,8 @@ def command(
         typer.Option(
             metavar="N,C,...",
             help="Shape of an input, such as 32,64,56,56 or 8192,256; may be repeated. "
-            "Default: ResNet-50 at batch 32, large planes as in a U-Net, and perceptrons.",
+            "Default: ResNet-50 at batch 32 (on a GPU 256), large planes as in a U-Net, and "
+            "perceptrons.",
             rich_help_panel=_WHAT,
         ),
     ] = None,
@@ -47,13 +48,16 @@ def command(
     dtype: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="float32|bfloat16",
-            help="May be repeated. Default: float32.",
+            metavar="float32|bfloat16|float16",
+            help="May be repeated; float16 on a GPU. Default: float32.",
             rich_help_panel=_WHAT,
         ),
     ] = None,
     device: Annotated[
-        str, typer.Option(metavar="cpu", help="Only the CPU so far.", rich_help_panel=_WHAT)
+        str,
+        typer.Option(
+            metavar="cpu|cuda|cuda:N", help="A GPU is one by NVIDIA.", rich_help_panel=_WHAT
+        ),
     ] = "cpu",
     compile: Annotated[
         bool,
@@ -110,9 +114,12 @@ def command(
     how many times over the least possible memory traffic it is, and the
     error against float64. Close other programs first: the result says
     which share of the processors they used. Ctrl-C ends it, and what has
-    been measured so far is shown and saved.
+    been measured so far is shown and saved. On a GPU, its own events take
+    the time, inputs are not in its cache, and PyTorch's layers are served
+    by cuDNN where PyTorch chooses it.
 
-    Example: batchnorm bench --shape 32,64,56,56 --html bench.html
+    Examples: batchnorm bench --shape 32,64,56,56 --html bench.html;
+    batchnorm bench --device cuda --dtype bfloat16 --compile
     """
     from ..bench import make_plan
 

@@ -13,6 +13,11 @@ from ..report import speeds, wording
 _WIDTH = 160
 """Columns, where the output is no terminal that has a width of its own."""
 
+_GPU = (
+    "; % copy: share of the copy's bandwidth at which it moves what has to be moved; host ms: what "
+    "the host takes to ask for it; by: whose kernels serve PyTorch"
+)
+
 
 def print_speeds(result: BenchResult, files: Iterable[Path], *, as_json: bool) -> None:
     """Print the times to stdout, and where they were saved.
@@ -47,8 +52,10 @@ def _print_files(console: Console, files: Iterable[Path]) -> None:
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for column in columns:
-        is_text = column in ("shape", "pass", "whole steps")
-        table.add_column(column, justify="left" if is_text else "right", no_wrap=not is_text)
+        is_text = column in ("shape", "pass", "by", "whole steps")
+        # The names of operations and dtypes may take several lines, numbers may not.
+        may_wrap = is_text or "whole steps" in columns
+        table.add_column(column, justify="left" if is_text else "right", no_wrap=not may_wrap)
     for row in rows:
         table.add_row(*row)
     return table
@@ -59,7 +66,8 @@ def _end(result: BenchResult) -> str:
     cells = {(row.shape, row.layout, row.dtype, row.operation) for row in result.timings}
     return (
         f"{state}: {len(cells)} cells in {wording.duration(result.wall_seconds)}; "
-        f"{result.machine.get('processor')}, {result.machine.get('threads')} threads. "
+        f"{speeds.where(result)}. "
         "cl: channels-last; error: largest deviation from float64, in root mean squares; "
         "floor: the least memory traffic at the speed of a copy"
+        f"{_GPU if 'GPU' in result.machine else ''}"
     )

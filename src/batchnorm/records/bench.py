@@ -18,7 +18,7 @@ class Timing:
     megabytes: float
     """Size of the input, in 10⁶ bytes."""
     operation: str
-    """"bn", "bn+relu", "bn+add+relu" or "inference"."""
+    """"bn", "bn+relu", "bn+add+relu", "inference"; "resnet50" is a training step of a network."""
     phase: str
     """"forward", "backward", "both", or "copy" for a copy of the input."""
     variant: str
@@ -43,6 +43,13 @@ class Timing:
     of the phase's results."""
     missing: str
     """Why it was not measured; empty where it was."""
+    copy_share: float | None = None
+    """Share of the copy's bandwidth at which it moves what has to be moved: where the input does
+    not fit the cache, what is read twice counts twice."""
+    host_ms: float | None = None
+    """What the host takes to ask a GPU for it, the median; None: it does it itself."""
+    by: str = ""
+    """Whose kernels serve PyTorch: "cuDNN"; empty: its own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +85,7 @@ class BenchResult:
     """UTC time at which it ended, ISO 8601."""
     settings: dict[str, str]
     machine: dict[str, str]
-    """Processor, threads, instruction sets, caches."""
+    """Processor, threads, instruction sets, caches; "GPU" where one was measured."""
     cache_bytes: int | None
     """Size of the last-level cache; None: not known."""
     used_by_others: float | None

@@ -51,6 +51,7 @@ def render_bench(result: BenchResult) -> str:
             result=result,
             summary=speeds.summary(result),
             warning=speeds.warning(result),
+            where=speeds.where(result),
             overview=speeds.overview(result),
             means=means,
             figures=figures,

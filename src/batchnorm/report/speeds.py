@@ -1,6 +1,6 @@
 """How a benchmark is worded: its rows, means and gaps as text, for page, terminal and docs."""
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..records import BenchResult, GeometricMean, Timing
@@ -13,6 +13,7 @@ OPERATIONS = {
     "bn+add+relu": "BN+add+ReLU",
     "inference": "inference BN+ReLU",
 }
+NETWORKS = {"resnet50": "training step of ResNet-50"}
 VARIANTS = {
     "ours": "ours",
     "kernel": "our kernel alone",
@@ -44,6 +45,25 @@ class SpeedTable:
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+
+
+def operation(name: str) -> str:
+    """Write what was computed.
+
+    Example:
+        >>> operation("bn+relu"), operation("resnet50")
+        ('BN+ReLU', 'training step of ResNet-50')
+    """
+    return OPERATIONS.get(name) or NETWORKS.get(name, name)
+
+
+def where(result: BenchResult) -> str:
+    """Name what was measured on: the GPU, or the processor and how many threads."""
+    machine = result.machine
+    if "GPU" in machine:
+        return machine["GPU"]
+    processor = machine.get("processor", "an unknown processor")
+    return f"{processor}, {machine.get('threads', '?')} threads"
 
 
 def shape(row: Timing) -> str:
@@ -113,14 +133,9 @@ def tables(result: BenchResult) -> list[SpeedTable]:
     groups: dict[tuple[str, str], list[Timing]] = {}
     for row in result.timings:
         groups.setdefault((row.dtype, row.operation), []).append(row)
-    names = variants(result)
     return [
-        SpeedTable(
-            f"{OPERATIONS.get(operation, operation)}, {dtype}",
-            ("shape", "pass", "floor ms", *_columns(names)),
-            tuple(_lines(rows, names)),
-        )
-        for (dtype, operation), rows in groups.items()
+        _table(f"{operation(name)}, {dtype}", rows, variants(result), "GPU" in result.machine)
+        for (dtype, name), rows in groups.items()
     ]
 
 
@@ -162,10 +177,7 @@ def overview(result: BenchResult) -> SpeedTable:
             cells = [f"{times(m.ratio)} ({times(m.worst)})" if m else ABSENT for m in found]
             rows.append((comparison(variant, against) + sizes, *cells))
     dtypes = {dtype for _, dtype in columns}
-    names = [
-        OPERATIONS.get(operation, operation) + (f", {dtype}" if len(dtypes) > 1 else "")
-        for operation, dtype in columns
-    ]
+    names = [operation(name) + (f", {dtype}" if len(dtypes) > 1 else "") for name, dtype in columns]
     title = "Geometric means over the shapes, in brackets the worst shape"
     return SpeedTable(title, ("whole steps", *names), tuple(rows))
 
@@ -186,11 +198,11 @@ MEANS = ("operation", "pass", "what", "sizes", "cells", "geometric mean", "worst
 
 def mean_cells(mean: GeometricMean) -> list[str]:
     """Write a mean as the cells of a table with the columns `MEANS`."""
-    operation = f"{OPERATIONS.get(mean.operation, mean.operation)}, {mean.dtype}"
     what = comparison(mean.variant, mean.against)
     sizes = SIZES.get(mean.group, mean.group)
     numbers = [str(mean.cells), times(mean.ratio), times(mean.worst)]
-    return [operation, _SHORT.get(mean.phase, mean.phase), what, sizes, *numbers, mean.worst_at]
+    of = f"{operation(mean.operation)}, {mean.dtype}"
+    return [of, _SHORT.get(mean.phase, mean.phase), what, sizes, *numbers, mean.worst_at]
 
 
 def summary(result: BenchResult) -> str:
@@ -210,8 +222,7 @@ def summary(result: BenchResult) -> str:
         return "No shape was measured to its end."
     by_dtype: dict[str, list[str]] = {}
     for m in wanted:
-        name = OPERATIONS.get(m.operation, m.operation)
-        by_dtype.setdefault(m.dtype, []).append(f"{name} {times(m.ratio)}")
+        by_dtype.setdefault(m.dtype, []).append(f"{operation(m.operation)} {times(m.ratio)}")
     parts = [f"in {dtype} {', '.join(found)}" for dtype, found in by_dtype.items()]
     return f"Times faster than PyTorch eager, on average: {'; '.join(parts)}."
 
@@ -227,29 +238,48 @@ def warning(result: BenchResult) -> str:
     )
 
 
-def _columns(names: Iterable[str]) -> list[str]:
-    columns = []
-    for name in names:
-        label = {"kernel": "kernel", "eager": "eager", "compile": "compile"}.get(name, name)
-        columns += [f"{label} ms", "±"]
-        columns += ["× floor"] if name in ("ours", "kernel") else []
-        columns += ["× eager"] if name == "ours" else []
-        columns += ["error"] if name != "kernel" else []
-    return columns
+def copy_share(row: Timing | None) -> str:
+    """Write at which share of the copy's bandwidth it moves what has to be moved."""
+    return wording.percent(row.copy_share if row else None, 0)
 
 
-def _lines(rows: Iterable[Timing], names: Iterable[str]) -> Iterable[tuple[str, ...]]:
+def _table(title: str, rows: list[Timing], names: list[str], on_gpu: bool) -> SpeedTable:
+    is_network = all(row.floor_ms is None for row in rows)
+    names = [name for name in names if any(row.variant == name for row in rows)]
+    chosen = {name: _columns(name, is_network=is_network, on_gpu=on_gpu) for name in names}
+    first = ("shape", "pass") if is_network else ("shape", "pass", "floor ms")
+    labels = [label for columns in chosen.values() for label, _ in columns]
     lines: dict[tuple[str, str], dict[str, Timing]] = {}
     for row in rows:
         if row.phase != "copy":
             lines.setdefault((shape(row), row.phase), {})[row.variant] = row
-    for (label, phase), found in lines.items():
-        floor = next((row.floor_ms for row in found.values() if row.floor_ms is not None), None)
-        cells = [label, _SHORT[phase], wording.number(floor, 3)]
-        for name in names:
-            one = found.get(name)
-            cells += [milliseconds(one), spread(one)]
-            cells += [times(one.over_floor if one else None)] if name in ("ours", "kernel") else []
-            cells += [times(one.over_eager if one else None)] if name == "ours" else []
-            cells += [error(one)] if name != "kernel" else []
-        yield tuple(cells)
+    found = []
+    for (label, phase), by_name in lines.items():
+        floor = next((r.floor_ms for r in by_name.values() if r.floor_ms is not None), None)
+        cells = [label, _SHORT[phase]] + ([] if is_network else [wording.number(floor, 3)])
+        for name, columns in chosen.items():
+            cells += [write(by_name.get(name)) for _, write in columns]
+        found.append(tuple(cells))
+    return SpeedTable(title, (*first, *labels), tuple(found))
+
+
+_Columns = list[tuple[str, Callable[[Timing | None], str]]]
+
+
+def _columns(name: str, *, is_network: bool, on_gpu: bool) -> _Columns:
+    """Choose what is shown of a variant."""
+    label = {"kernel": "kernel", "eager": "eager", "compile": "compile"}.get(name, name)
+    columns: _Columns = [(f"{label} ms", milliseconds), ("±", spread)]
+    if on_gpu and name in ("ours", "eager"):
+        columns.append(("host ms", lambda row: wording.number(row.host_ms if row else None, 3)))
+    if on_gpu and not is_network:
+        columns.append(("% copy", copy_share))
+    if not on_gpu and not is_network and name in ("ours", "kernel"):
+        columns.append(("× floor", lambda row: times(row.over_floor if row else None)))
+    if name == "ours":
+        columns.append(("× eager", lambda row: times(row.over_eager if row else None)))
+    if on_gpu and not is_network and name == "eager":
+        columns.append(("by", lambda row: (row.by or "PyTorch") if row else ABSENT))
+    if name != "kernel" and not is_network:
+        columns.append(("error", error))
+    return columns

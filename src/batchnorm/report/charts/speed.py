@@ -84,7 +84,7 @@ def _rows(
     for row in whole:
         number = wording.finite(value(row)) if row.ms is not None else None
         if row.variant in names and row.phase != "copy" and number is not None and number > 0:
-            operation = speeds.OPERATIONS.get(row.operation, row.operation)
+            operation = speeds.operation(row.operation)
             found.append(
                 {
                     "panel": style.panel(operation, row.dtype if len(dtypes) > 1 else None),

@@ -1,0 +1,185 @@
+"""The clock of a GPU: events between the calls, and a host that is always ahead.
+
+A GPU works while the host goes on: the host's clock would read how long it takes to ask for the
+work. So events are queued between the calls, and the GPU notes when it reaches them. If it had to
+wait for the host in between, they would measure Python. Therefore a turn is queued as a whole
+behind work that keeps the GPU busy meanwhile; where that has ended too early, the turn is queued
+again behind more of it. What the host takes is noted beside, phase by phase: a network in which it
+is the longer one waits for the host.
+
+A turn starts with a call that is not counted, as on the CPU.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+
+from .timing import BACKWARD, BOTH, FORWARD, Samples, Step, host
+
+TURN = 0.005
+"""Seconds that the counted calls of a turn take, about."""
+
+MOST_CALLS = 16
+"""More would fill the queue of the GPU, and the host would wait for it."""
+
+TRIES = 4
+"""So often a turn is queued, each time behind four times as much; one that waits by itself can
+never be queued ahead, and counts as it is."""
+
+_MARGIN = 2.0
+
+
+class Mark(Protocol):
+    """An event that the GPU passes."""
+
+    def record(self) -> None:
+        """Queue it."""
+
+    def query(self) -> bool:
+        """Say whether the GPU has passed it."""
+
+    def elapsed_time(self, end_event: Any) -> float:
+        """Milliseconds from here to there."""
+
+
+class Queue(Protocol):
+    """What the clock needs of a GPU."""
+
+    def mark(self) -> Mark:
+        """Make an event."""
+
+    def fill(self) -> None:
+        """Queue some work of always the same length."""
+
+    def synchronize(self) -> None:
+        """Wait until everything is done."""
+
+
+class Gpu:
+    """The current stream of a GPU.
+
+    Args:
+        device: Which one.
+        size: Bytes that are written to keep it busy.
+    """
+
+    def __init__(self, device: torch.device, size: int) -> None:
+        self._device = device
+        self._buffer = torch.empty(max(size, 2**26), dtype=torch.uint8, device=device)
+
+    def mark(self) -> Mark:
+        """Make an event that takes the time."""
+        make: Callable[..., Mark] = torch.cuda.Event
+        return make(enable_timing=True)
+
+    def fill(self) -> None:
+        """Write the buffer."""
+        self._buffer.zero_()
+
+    def synchronize(self) -> None:
+        """Wait until everything is done."""
+        torch.cuda.synchronize(self._device)
+
+
+class Events:
+    """A timer for `interleave`.
+
+    Args:
+        gpu: Whose time it takes.
+        clock: Gives seconds of the host.
+    """
+
+    def __init__(self, gpu: Queue, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._gpu, self._clock = gpu, clock
+        self._fill_seconds: float | None = None
+
+    def now(self) -> float:
+        """Seconds of the host."""
+        return self._clock()
+
+    def turn(self, step: Step, samples: Samples) -> None:
+        """Call once uncounted, then some times counted."""
+        asking, whole = self._once(step)
+        calls = min(MOST_CALLS, max(1, math.ceil(TURN / whole)))
+        lead = _MARGIN * calls * asking
+        for _ in range(TRIES):
+            found = [_Call(self._gpu, self._clock) for _ in range(calls)]
+            self._keep_busy(lead)
+            for call in found:
+                call.queue(step)
+            if not found[0].has_begun():
+                break
+            lead *= 4
+        self._gpu.synchronize()
+        for call in found:
+            call.read(samples)
+
+    def _once(self, step: Step) -> tuple[float, float]:
+        """Seconds until a call is queued, and until it is done."""
+        self._gpu.synchronize()
+        start = self._clock()
+        output = step.forward()
+        if step.backward is not None:
+            step.backward(output)
+        queued = self._clock()
+        del output
+        self._gpu.synchronize()
+        return queued - start, self._clock() - start
+
+    def _keep_busy(self, seconds: float) -> None:
+        if self._fill_seconds is None:
+            self._fill_seconds = self._measured_fill()
+        for _ in range(max(1, math.ceil(seconds / self._fill_seconds))):
+            self._gpu.fill()
+
+    def _measured_fill(self, times: int = 8) -> float:
+        """Seconds of one fill, the first of all not counted."""
+        self._gpu.fill()
+        start, end = self._gpu.mark(), self._gpu.mark()
+        start.record()
+        for _ in range(times):
+            self._gpu.fill()
+        end.record()
+        self._gpu.synchronize()
+        return start.elapsed_time(end) / 1e3 / times
+
+
+class _Call:
+    """One counted call: forward and backward, an event before and after each."""
+
+    def __init__(self, gpu: Queue, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._marks = [gpu.mark() for _ in range(4)]
+        self._host: dict[str, float] = {}
+
+    def queue(self, step: Step) -> None:
+        start, end, again, last = self._marks
+        output = self._between(start, end, FORWARD, step.forward)
+        backward = step.backward
+        if backward is not None:
+            self._between(again, last, BACKWARD, lambda: backward(output))
+
+    def has_begun(self) -> bool:
+        return self._marks[0].query()
+
+    def read(self, samples: Samples) -> None:
+        start, end, again, last = self._marks
+        found = {FORWARD: start.elapsed_time(end) / 1e3}
+        if BACKWARD in self._host:
+            found[BACKWARD] = again.elapsed_time(last) / 1e3
+            found[BOTH] = found[FORWARD] + found[BACKWARD]
+            self._host[BOTH] = self._host[FORWARD] + self._host[BACKWARD]
+        for phase, seconds in found.items():
+            samples.setdefault(phase, []).append(seconds)
+            samples.setdefault(host(phase), []).append(self._host[phase])
+
+    def _between(self, first: Mark, last: Mark, phase: str, work: Callable[[], object]) -> object:
+        first.record()
+        start = self._clock()
+        made = work()
+        self._host[phase] = self._clock() - start
+        last.record()
+        return made
