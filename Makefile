@@ -102,8 +102,9 @@ notebooks: kernels ## run examples/notebooks/*.py, and save them as notebooks
 pairs: $(READY) ## write docs/pairs.md: which features of the layer are tested together
 	$(BIN)/python -m tests.pairs
 
+# Not --quiet: what is not said is not counted by --strict.
 docs: $(READY) ## build the documentation into build/site, to be opened as files
-	$(MKDOCS) build --strict --quiet
+	$(MKDOCS) build --strict
 	@echo 'The documentation: $(abspath build/site/index.html)'
 
 docs-serve: $(READY) ## serve the documentation while it is being written

@@ -22,6 +22,7 @@ BLOCK = re.compile(
 RUN_BY = {
     ("docs/port.md", "def carry_over("): "tests/port/test_network.py",
     ("docs/study.md", "import torch\nfrom sklearn"): "tests/test_examples.py",
+    ("docs/ship.md", "import torch\nfrom torch import nn"): "tests/docs/test_tasks.py",
 }
 """Code that is no session, by its page and beginning: the test that runs it, as the page has it."""
 
@@ -81,7 +82,7 @@ def is_run_by_another_test(page, code):
     (test,) = [
         path for (where, start), path in RUN_BY.items() if (where, code.find(start)) == (page, 0)
     ]
-    assert page.rpartition("/")[2] in (ROOT / test).read_text(encoding="utf-8")
+    assert Path(page).stem in (ROOT / test).read_text(encoding="utf-8")
 
 
 @of_kind('python title="net.py"')
@@ -127,7 +128,7 @@ def check(words):
     """Refuse a command that cannot be called like that."""
     while re.fullmatch(r"[A-Z_]+=.*", words[0]):
         words = words[1:]
-    program, *rest = words
+    program, *rest = words[0].removeprefix(".venv/bin/"), *words[1:]
     assert program in OTHERS, f"{program} is no program that pages call"
     if program == "make":
         targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
