@@ -333,9 +333,10 @@ def test_shares_weigh_the_statistics(layout, groups, kind, kernels):
 @pytest.mark.parametrize("groups", [0, 1, 3])
 @pytest.mark.parametrize("name", [None, "relu", "silu"])
 @pytest.mark.parametrize("layout", [LAYOUTS[i] for i in (4, 5, 8)], ids=str)
-def test_sums_and_the_gradient_of_the_input_from_them(layout, name, groups, kernels):
+@pytest.mark.parametrize("mean", [0, 1e6], ids=["", "large mean"])
+def test_sums_and_the_gradient_of_the_input_from_them(mean, layout, name, groups, kernels):
     layout = Layout((layout.shape[0], 6, *layout.shape[2:]), layout.memory)
-    x, grad_y, after = make(layout, name=name)
+    x, grad_y, after = make(layout, mean=mean, std=1, name=name)
     vectors = kernels.train(x, after, EPS).vectors
     share = shares(layout, groups, "some") if groups else None
     wide = torch.tensor(0.01) if share is None else share.repeat_interleave(6 // groups, 1)
