@@ -38,7 +38,7 @@ def test_a_module_is_imported_by_name():
         ("net.py", "expected path/to/file.py:callable"),
         (":make", "expected path/to/file.py:callable"),
         ("missing.py:make", "there is no file 'missing.py'"),
-        ("net.py:mke", r"net.py has no 'mke'; its callables are: make$"),
+        ("net.py:mke", r"net.py has no 'mke'; its callables are: make\n"),
         ("net.py:N", "'N' is a int, expected a function"),
         ("no_such_module:make", "importing no_such_module raised ModuleNotFoundError"),
         ("bad.py:make", "importing bad.py raised SyntaxError"),

@@ -115,7 +115,7 @@ def read(given, **options):
 
 
 BAD = {
-    "missing": (keras(moving_mean=None), PortError, "moving_mean lacks$"),
+    "missing": (keras(moving_mean=None), PortError, "moving_mean lacks\n"),
     "missing gamma": (keras(gamma=None), PortError, "gamma lacks.*scale=False"),
     "missing both": (keras(gamma=None, beta=None), PortError, "scale=False and center=False"),
     "unknown": (keras(kernel=[1.0]), PortError, "has no kernel; leave it out"),

@@ -100,7 +100,7 @@ def test_a_network_whose_output_has_no_positions():
     net.train()
     assert port.check(net, x, expected) < 1e-6
     assert net[0].training
-    with pytest.raises(PortError, match=r"more than 0\.0001$"):
+    with pytest.raises(PortError, match=r"more than 0\.0001\n"):
         port.check(net, x, expected + 0.1)
 
 
