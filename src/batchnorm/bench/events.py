@@ -25,11 +25,14 @@ TURN = 0.005
 MOST_CALLS = 16
 """More would fill the queue of the GPU, and the host would wait for it."""
 
-TRIES = 4
-"""So often a turn is queued, each time behind four times as much; one that waits by itself can
+TRIES = 3
+"""So often a turn is queued, each time behind three times as much; one that waits by itself can
 never be queued ahead, and counts as it is."""
 
 _MARGIN = 2.0
+
+_LEAST = 2**29
+"""Bytes of a fill: one of some 0.1 ms leaves room in the queue of the GPU for the calls."""
 
 
 class Mark(Protocol):
@@ -68,7 +71,7 @@ class Gpu:
 
     def __init__(self, device: torch.device, size: int) -> None:
         self._device = device
-        self._buffer = torch.empty(max(size, 2**26), dtype=torch.uint8, device=device)
+        self._buffer = torch.empty(max(size, _LEAST), dtype=torch.uint8, device=device)
 
     def mark(self) -> Mark:
         """Make an event that takes the time."""
@@ -112,7 +115,7 @@ class Events:
                 call.queue(step)
             if not found[0].has_begun():
                 break
-            lead *= 4
+            lead *= 3
         self._gpu.synchronize()
         for call in found:
             call.read(samples)

@@ -1,7 +1,7 @@
 """A GPU: cuDNN serves where PyTorch has it do so, and events on the GPU take the time."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from importlib import metadata
 from pathlib import Path
@@ -65,6 +65,10 @@ class Cuda:
     def memory(self) -> float:
         """Bytes of memory of the card."""
         return float(torch.cuda.get_device_properties(self.place).total_memory)
+
+    def watch(self) -> Callable[[], float | None]:
+        """Nobody knows: the processors may be busy with compiling, and the GPU does not tell."""
+        return lambda: None
 
     def sets(self, case: Case) -> int:
         """So many that they are several times the cache."""
