@@ -37,8 +37,8 @@ Times are those of the GPU, with the host ahead of it; “host ms” is what the
 call. “% copy” is the share of the copy's bandwidth at which an implementation moves what has to be
 moved; where the input does not fit the cache, what is read twice counts twice. “by” says whose
 kernels serve PyTorch's layer. A training step of the network is forward, loss, backward and SGD,
-timed by the clock of the host, which waits for the loss; in float32 its convolutions are in TF32, as
-is PyTorch's default, in bfloat16 by autocast.
+timed by the clock of the host, which waits for the loss; in float32 its convolutions are in TF32,
+PyTorch's default, in bfloat16 by autocast.
 """
 
 

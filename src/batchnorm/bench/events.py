@@ -116,7 +116,7 @@ class Events:
                 call.queue(step)
             if not found[0].has_begun():
                 break
-            lead *= 3
+            lead *= 1
         self._gpu.synchronize()
         for call in found:
             call.read(samples)
