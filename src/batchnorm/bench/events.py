@@ -116,7 +116,7 @@ class Events:
                 call.queue(step)
             if not found[0].has_begun():
                 break
-            lead *= 1
+            lead *= 3
         self._gpu.synchronize()
         for call in found:
             call.read(samples)
