@@ -36,8 +36,9 @@ GPU = """
 Times are those of the GPU, with the host ahead of it; “host ms” is what the host takes to ask for a
 call. “% copy” is the share of the copy's bandwidth at which an implementation moves what has to be
 moved; where the input does not fit the cache, what is read twice counts twice. “by” says whose
-kernels serve PyTorch's layer. In float32 the convolutions of the network are in TF32, which is
-the default of PyTorch, in bfloat16 under autocast.
+kernels serve PyTorch's layer. A training step of the network is forward, loss, backward and SGD,
+timed by the clock of the host, which waits for the loss; in float32 its convolutions are in TF32,
+PyTorch's default, in bfloat16 by autocast.
 """
 
 

@@ -4,8 +4,8 @@
 
 First the results are compared with float64, and a step is captured in a CUDA graph. Then come the
 layers of ResNet-50 in bfloat16, a training step of the network, and the same in float32, each
-beside PyTorch eager and torch.compile. What does not fit the time is left out, and said. The file
-in benchmarks/results/ is written anew after every cell.
+beside PyTorch eager and torch.compile; last, BN of small tensors. What does not fit the time is
+left out, and said. The file in benchmarks/results/ is written anew after every cell.
 
 `--rehearse` goes through all of it on the CPU, very small, and saves nothing in benchmarks/.
 """
@@ -14,7 +14,7 @@ import argparse
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ from on_gpu import checks, networks, targets
 from on_gpu.jobs import CELL, CHECK, NETWORK, Done, Job, work_off
 
 from batchnorm.bench import Plan, recording
-from batchnorm.bench.case import CHANNELS_LAST, CONTIGUOUS
+from batchnorm.bench.case import CHANNELS_LAST, CONTIGUOUS, Case, Shape
 from batchnorm.bench.cell import measure
 from batchnorm.bench.devices import find
 from batchnorm.bench.grid import resnet50
@@ -32,6 +32,9 @@ from batchnorm.records import BenchResult
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+
+SMALL: tuple[Shape, ...] = ((64, 100), (256, 512), (8, 64, 14, 14), (32, 512, 7, 7))
+"""The host may take longer than the GPU here: they show from which size on our kernels pay."""
 
 
 @dataclass(frozen=True)
@@ -100,14 +103,16 @@ def jobs(run: Run) -> Iterator[Job]:
     for dtype in run.plan.dtypes:
         for case in run.plan.cases():
             if case.dtype == dtype:
-                yield Job(
-                    CELL,
-                    str(case),
-                    lambda case=case: Done(
-                        measure(case, device, run.plan.seconds, run.plan.compile)
-                    ),
-                )
+                yield _cell(run.plan, case)
         yield Job(NETWORK, f"ResNet-50 {dtype}", lambda dtype=dtype: _network(run, dtype))
+    small = replace(run.plan, shapes=SMALL, operations=("bn",), compile=False)
+    yield from (_cell(small, case) for case in small.cases())
+
+
+def _cell(plan: Plan, case: Case) -> Job:
+    return Job(
+        CELL, str(case), lambda: Done(measure(case, plan.device, plan.seconds, plan.compile))
+    )
 
 
 def _network(run: Run, dtype: str) -> Done:

@@ -1,5 +1,7 @@
 """What a device is called, what is said where it is not there, and what takes turns on it."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -12,7 +14,8 @@ from batchnorm.bench.devices.find import what_is_missing
 from batchnorm.bench.problem import make_problem
 from batchnorm.bench.variants import compiled, copy, eager, ours
 from batchnorm.errors import DeviceError, UsageError
-from batchnorm.ops import native
+from batchnorm.ops import cpu, native
+from interpreter import ALONE, interpret
 
 MISSING = {
     "a PyTorch without CUDA": ((None, 0, None), "PyTorch 2.13.0, which was built without CUDA"),
@@ -103,6 +106,22 @@ def test_every_set_is_worked_on_in_its_turn_and_gives_the_same(build, operation)
     assert wrong == [True, False, False, True, False, False]
 
 
+@pytest.mark.native
+@pytest.mark.parametrize("operation", ["bn", "bn+relu", "bn+add+relu"])
+def test_the_kernel_alone_reads_signs_in_place_of_the_residual(operation, monkeypatch):
+    seen = []
+    backward = cpu.backward
+
+    def watched(grad_y, x, vectors, after, signs, *rest, **options):
+        seen.append(signs is not None)
+        return backward(grad_y, x, vectors, after, signs, *rest, **options)
+
+    monkeypatch.setattr(cpu, "backward", watched)
+    step = launched.step(make_problem(cell((4, 20, 5, 5), operation)))
+    step.backward(step.forward())
+    assert seen == [operation == "bn+add+relu"]
+
+
 def test_the_copy_takes_turns_too():
     problem = make_problem(cell((4, 3), "bn"), sets=2)
     problem.others[0].x.fill_(7)
@@ -124,6 +143,45 @@ def test_a_compiled_layer_is_built_once_for_all_sets(monkeypatch):
 def test_without_kernels_the_kernel_alone_is_unavailable():
     with pytest.raises(launched.Unavailable):
         launched.step(make_problem(cell((4, 3), "bn")))
+
+
+CARD = SimpleNamespace(
+    name="Imagined GPU",
+    major=9,
+    minor=0,
+    multi_processor_count=132,
+    total_memory=141 * 2**30,
+    L2_cache_size=50 * 2**20,
+)
+
+
+def test_a_gpu_is_described_by_its_properties():
+    device = cuda.Cuda(torch.device("cpu"), CARD)
+    assert device.cache_bytes() == 50 * 2**20
+    assert device.memory() == 141 * 2**30
+    assert device.watch()() is None
+    facts = device.facts()
+    assert facts["GPU"] == "Imagined GPU"
+    assert facts["compute capability"] == "9.0"
+    assert (facts["multiprocessors"], facts["memory"]) == ("132", "141 GiB")
+    assert facts["last-level cache"] == "50 MiB"
+    assert {"batchnorm", "torch", "CUDA", "cuDNN", "triton"} <= set(device.versions())
+    assert device.sets(cell((256, 64, 56, 56), "bn", "bfloat16")) == 2
+
+
+@pytest.mark.parametrize("dtype", cuda.Cuda.dtypes)
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_who_is_measured_on_a_gpu_computes_the_same_when_interpreted(operation, dtype, monkeypatch):
+    interpret(monkeypatch, ALONE)
+    small = SimpleNamespace(L2_cache_size=2**10)
+    device = cuda.Cuda(torch.device("cpu"), small)
+    case = cell((4, 5, 3, 3), operation, dtype)
+    assert device.sets(case) > 1
+    found = prepare(case, device)
+    assert list(found.steps) == ["copy", "ours", "kernel", "eager"], found.missing
+    limit = {"float32": 1e-5, "bfloat16": 3 * 5 * 2**-8, "float16": 3 * 5 * 2**-11}[dtype]
+    for name, errors in found.errors.items():
+        assert max(errors.values(), default=0) < limit, name
 
 
 def test_on_the_cpu_pytorch_serves_itself():

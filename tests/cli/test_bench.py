@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+import torch
 
 from batchnorm.cli import run
 from batchnorm.records import BenchResult, from_json
@@ -76,6 +77,32 @@ def test_bad_options_are_one_sentence_and_exit_code_2(name, capsys, tmp_path, mo
     assert message in printed.err
     assert printed.err.count("\n") == 2
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_without_a_gpu_it_is_one_sentence_and_exit_code_3(device, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(["bench", "--device", device, "--dtype", "float16", "--out", "gpu.json"]) == 3
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"batchnorm: --device {device}: expected a GPU that PyTorch can")
+    assert printed.err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.gpu
+def test_a_gpu_is_measured(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments = ("--device", "cuda", "--dtype", "float16", "--html", "gpu.html")
+    assert run(["bench", *TINY, *arguments, "--out", "gpu.json"]) == 0
+    result = from_json(BenchResult, (tmp_path / "gpu.json").read_text())
+    assert result.machine["GPU"] == torch.cuda.get_device_name()
+    rows = [r for r in result.timings if r.variant in ("ours", "kernel", "eager")]
+    assert {r.dtype for r in rows} == {"float16"}
+    assert all(r.ms > 0 and r.host_ms > 0 and r.copy_share > 0 for r in rows)
+    assert "% copy" in capsys.readouterr().out
+    assert torch.cuda.get_device_name() in (tmp_path / "gpu.html").read_text()
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"schema": 1}'])

@@ -13,6 +13,7 @@ A turn starts with a call that is not counted, as on the CPU.
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -25,11 +26,14 @@ TURN = 0.005
 MOST_CALLS = 16
 """More would fill the queue of the GPU, and the host would wait for it."""
 
-TRIES = 4
-"""So often a turn is queued, each time behind four times as much; one that waits by itself can
+TRIES = 3
+"""So often a turn is queued, each time behind three times as much; one that waits by itself can
 never be queued ahead, and counts as it is."""
 
 _MARGIN = 2.0
+
+_LEAST = 2**29
+"""Bytes of a fill: one of some 0.1 ms leaves room in the queue of the GPU for the calls."""
 
 
 class Mark(Protocol):
@@ -68,7 +72,7 @@ class Gpu:
 
     def __init__(self, device: torch.device, size: int) -> None:
         self._device = device
-        self._buffer = torch.empty(max(size, 2**26), dtype=torch.uint8, device=device)
+        self._buffer = torch.empty(max(size, _LEAST), dtype=torch.uint8, device=device)
 
     def mark(self) -> Mark:
         """Make an event that takes the time."""
@@ -112,7 +116,7 @@ class Events:
                 call.queue(step)
             if not found[0].has_begun():
                 break
-            lead *= 4
+            lead *= 3
         self._gpu.synchronize()
         for call in found:
             call.read(samples)
@@ -148,38 +152,36 @@ class Events:
 
 
 class _Call:
-    """One counted call: forward and backward, an event before and after each."""
+    """One counted call: an event before the forward, one after it, and one after the backward."""
 
     def __init__(self, gpu: Queue, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._marks = [gpu.mark() for _ in range(4)]
+        self._begin, self._middle, self._end = (gpu.mark() for _ in range(3))
         self._host: dict[str, float] = {}
 
     def queue(self, step: Step) -> None:
-        start, end, again, last = self._marks
-        output = self._between(start, end, FORWARD, step.forward)
-        backward = step.backward
-        if backward is not None:
-            self._between(again, last, BACKWARD, lambda: backward(output))
+        self._begin.record()
+        output = self._asked(FORWARD, step.forward)
+        self._middle.record()
+        if step.backward is not None:
+            self._asked(BACKWARD, partial(step.backward, output))
+            self._end.record()
 
     def has_begun(self) -> bool:
-        return self._marks[0].query()
+        return self._begin.query()
 
     def read(self, samples: Samples) -> None:
-        start, end, again, last = self._marks
-        found = {FORWARD: start.elapsed_time(end) / 1e3}
+        found = {FORWARD: self._begin.elapsed_time(self._middle) / 1e3}
         if BACKWARD in self._host:
-            found[BACKWARD] = again.elapsed_time(last) / 1e3
+            found[BACKWARD] = self._middle.elapsed_time(self._end) / 1e3
             found[BOTH] = found[FORWARD] + found[BACKWARD]
             self._host[BOTH] = self._host[FORWARD] + self._host[BACKWARD]
         for phase, seconds in found.items():
             samples.setdefault(phase, []).append(seconds)
             samples.setdefault(host(phase), []).append(self._host[phase])
 
-    def _between(self, first: Mark, last: Mark, phase: str, work: Callable[[], object]) -> object:
-        first.record()
+    def _asked(self, phase: str, work: Callable[[], object]) -> object:
         start = self._clock()
         made = work()
         self._host[phase] = self._clock() - start
-        last.record()
         return made

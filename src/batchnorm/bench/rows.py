@@ -105,13 +105,9 @@ def steps(case: Case, samples: Mapping[str, Samples], missing: Mapping[str, str]
         replace(
             _measured(case, BOTH, name, one),
             over_eager=None if eager is None else _short(eager.median / one.median),
-            host_ms=_short(1e3 * spread(s).median) if (s := samples[name].get(_ASKED)) else None,
         )
         for name, one in found.items()
     ] + [_missing(case, BOTH, name, why) for name, why in missing.items()]
-
-
-_ASKED = host(FORWARD)
 
 
 def passes(case: Case, cache_bytes: int | None) -> Mapping[str, int]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ..records import BENCH_SCHEMA, BenchResult, Timing, to_json, write_text
-from . import machine, rows
+from . import rows
 from .case import Case
 from .cell import measure
 from .plan import Plan
@@ -67,7 +67,7 @@ class Recording:
 
     def __init__(self, plan: Plan, out: Path | None) -> None:
         self._plan, self._out = plan, out
-        self._start, self._others = time.monotonic(), machine.Others()
+        self._start, self._others = time.monotonic(), plan.device.watch()
         self._about = plan.device.facts()
         self._settings = _settings(plan)
         self._rows: list[Timing] = []
@@ -94,7 +94,7 @@ class Recording:
             settings=dict(self._settings),
             machine=self._about,
             cache_bytes=cache,
-            used_by_others=self._others.share(),
+            used_by_others=self._others(),
             versions=self._plan.device.versions(),
             timings=tuple(self._rows),
             means=tuple(rows.means(self._rows, cache)),

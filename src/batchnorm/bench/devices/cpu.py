@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -39,6 +39,10 @@ class Cpu:
             return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         except (AttributeError, OSError, ValueError):
             return math.inf
+
+    def watch(self) -> Callable[[], float | None]:
+        """Watch from now on which share of the processors' time other programs use."""
+        return machine.Others().share
 
     def sets(self, case: Case) -> int:
         """One: small tensors are measured warm, and say so."""

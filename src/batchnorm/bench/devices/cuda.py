@@ -1,10 +1,11 @@
 """A GPU: cuDNN serves where PyTorch has it do so, and events on the GPU take the time."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,18 +26,19 @@ class Cuda:
     """A GPU that PyTorch can use.
 
     Args:
-        index: Its number.
+        place: Where it lies.
+        card: Its properties, as PyTorch tells them.
     """
 
     grid = ON_GPU
     dtypes = ("float32", "bfloat16", "float16")
 
-    def __init__(self, index: int) -> None:
-        self.place = torch.device("cuda", index)
+    def __init__(self, place: torch.device, card: Any) -> None:
+        self.place, self._card = place, card
 
     def facts(self) -> dict[str, str]:
         """Describe card, driver and host, in words."""
-        card = torch.cuda.get_device_properties(self.place)
+        card = self._card
         return {
             "GPU": card.name,
             "compute capability": f"{card.major}.{card.minor}",
@@ -58,17 +60,21 @@ class Cuda:
             "triton": _version("triton"),
         }
 
-    def cache_bytes(self) -> int | None:
+    def cache_bytes(self) -> int:
         """Size of the L2 cache."""
-        return int(torch.cuda.get_device_properties(self.place).L2_cache_size)
+        return int(self._card.L2_cache_size)
 
     def memory(self) -> float:
         """Bytes of memory of the card."""
-        return float(torch.cuda.get_device_properties(self.place).total_memory)
+        return float(self._card.total_memory)
+
+    def watch(self) -> Callable[[], float | None]:
+        """Nobody knows: the processors may be busy with compiling, and the GPU does not tell."""
+        return lambda: None
 
     def sets(self, case: Case) -> int:
         """So many that they are several times the cache."""
-        return sets(case, self.cache_bytes() or 0)
+        return sets(case, self.cache_bytes())
 
     def variants(self, with_compile: bool) -> Mapping[str, Builder]:
         """Give what makes the steps, by name, the copy first."""
@@ -82,7 +88,7 @@ class Cuda:
 
     def timer(self) -> Events:
         """Give the clock of the GPU."""
-        return Events(Gpu(self.place, CACHES * (self.cache_bytes() or 0)))
+        return Events(Gpu(self.place, CACHES * (self.cache_bytes())))
 
     def current(self) -> AbstractContextManager[object]:
         """Make it the current device while the block lasts."""

@@ -1,6 +1,6 @@
 """What a benchmark has to know of a device; everything else is the same on all of them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -38,6 +38,9 @@ class Device(Protocol):
 
     def memory(self) -> float:
         """Bytes of memory; infinite where they are not known."""
+
+    def watch(self) -> Callable[[], float | None]:
+        """Watch from now on which share of it other programs use; None: nobody knows."""
 
     def sets(self, case: Case) -> int:
         """Say how many sets of inputs are to take turns, so that none is cached from before."""

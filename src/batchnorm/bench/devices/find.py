@@ -31,7 +31,8 @@ def find(name: str) -> Device:
     missing = what_is_missing(torch.__version__, built, count, index)
     if missing:
         raise DeviceError(f"--device {name}: expected a GPU that PyTorch can use, found {missing}")
-    return Cuda(torch.cuda.current_device() if index is None else index)
+    place = torch.device("cuda", torch.cuda.current_device() if index is None else index)
+    return Cuda(place, torch.cuda.get_device_properties(place))
 
 
 def what_is_missing(torch_version: str, built: str | None, count: int, index: int | None) -> str:
