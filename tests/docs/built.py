@@ -38,6 +38,7 @@ class Page(HTMLParser):
         self.links: list[str] = []
         self.loads: list[str] = []
         self.sessions: list[tuple[str, str | None]] = []
+        self.code: list[str] = []
         self.prose = ""
         self._inside: list[str] = []
         self._copy: str | None = None
@@ -67,6 +68,8 @@ class Page(HTMLParser):
         if "pre" in self._inside:
             text, copy = self.sessions[-1]
             self.sessions[-1] = (text + data, copy)
+        elif "code" in self._inside:
+            self.code.append(data)
         if not self._inside:
             self.prose += data
 

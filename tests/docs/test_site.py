@@ -6,9 +6,11 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from built import DOCS, Page, build, configuration, listed
+from typer.main import get_command
 
 import batchnorm
 from batchnorm import errors, functional, port, study
+from batchnorm.cli import app
 
 pytest.importorskip("mkdocs", reason="the site needs batchnorm[docs]")
 slow = pytest.mark.slow
@@ -166,6 +168,17 @@ def test_folded_answers_are_rendered(pages):
 def test_the_reference_shows_every_public_name(pages):
     shown = set().union(*(page.ids for name, page in pages.items() if "reference/" in name))
     assert public() <= shown
+
+
+@slow
+def test_the_reference_shows_every_command_with_its_options(pages):
+    page = pages["reference/commands.html"]
+    commands = get_command(app).commands
+    assert {f"batchnorm-{name}" for name in commands} <= page.ids
+    shown = " ".join(page.code)
+    wanted = {name for c in commands.values() for o in c.params for name in o.opts if "--" in name}
+    assert len(wanted) > 30
+    assert {name for name in wanted if not re.search(rf"{name}\b", shown)} == set()
 
 
 @slow

@@ -19,7 +19,12 @@ pytestmark = [
 
 PAGES = [
     "index",
+    "start",
     "insert",
+    "ship",
+    "errors",
+    "findings",
+    "glossary",
     "mathematics",
     "promises/gradients",
     "performance",
