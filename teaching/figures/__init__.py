@@ -3,7 +3,7 @@
 import functools
 
 from ..data import DOCS, load, study
-from . import claims, depth, dying, ideas, inputs, start, statistics, variance, verdicts
+from . import claims, depth, dying, ideas, inputs, start, statistics, tasks, variance, verdicts
 from .drawing import Drawing
 
 FOLDER = DOCS / "figures"
@@ -22,4 +22,5 @@ def drawings() -> tuple[Drawing, ...]:
         *variance.drawings(load("variance")),
         *inputs.drawings(load("hidden"), load("placement")),
         *start.drawings(load("start"), load("mistakes")),
+        *tasks.drawings(),
     )

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 from teaching.data import DOCS, load
-from teaching.figures import FOLDER, drawings
+from teaching.figures import FOLDER, drawings, tasks
 from teaching.measure import mistakes, start
 from torch import nn
 
@@ -128,10 +128,37 @@ def test_the_way_is_linked_from_the_readme():
     assert "](docs/start.md)" in readme[: readme.index("## Five lines")]
 
 
-@pytest.mark.parametrize("name", ["start", "mistakes"])
+@pytest.mark.parametrize("name", ["start", "mistakes", "way", "padding"])
 def test_a_picture_is_what_its_script_draws(name):
     (drawing,) = (drawing for drawing in drawings() if drawing.name == name)
     assert (FOLDER / f"{name}.svg").read_text(encoding="utf-8") == drawing.document()
+
+
+def test_the_way_in_the_picture_is_that_of_insert_and_fold():
+    kinds = {"Conv2d": nn.Conv2d, "ReLU": nn.ReLU, "Linear": nn.Linear}
+    plain = [name for name in tasks.LAYERS if name in kinds]
+    made = {
+        "Conv2d": lambda: nn.Conv2d(3, 3, 1),
+        "ReLU": nn.ReLU,
+        "Linear": lambda: nn.Linear(4, 2),
+    }
+    x = torch.randn(2, 3, 4, 4)
+    normalized = bn.insert(nn.Sequential(*(made[name]() for name in plain)), x)
+    folded = bn.fold(normalized.eval(), x).model
+    names = [type(layer).__name__.removesuffix("2d") for layer in normalized]
+    assert names == [name.removesuffix("2d") for name in tasks.LAYERS]
+    assert [type(layer).__name__ for layer in folded if type(layer) is not nn.Identity] == plain
+    assert folded[0].bias is not None
+
+
+def test_the_numbers_of_the_padded_picture():
+    spread = torch.tensor([-1.0, 1.0]) * tasks.VARIANCE**0.5
+    parts = [tasks.MEAN + spread.repeat(50 * length) for length in tasks.LENGTHS]
+    padded = torch.cat([torch.cat((p, torch.zeros(1200 - len(p)))) for p in parts])
+    share, mean, variance = tasks.seen()
+    assert (padded == 0).float().mean().item() == pytest.approx(share)
+    assert padded.mean().item() == pytest.approx(mean, rel=1e-5)
+    assert padded.var(correction=0).item() == pytest.approx(variance, rel=1e-5)
 
 
 def test_the_picture_of_the_first_page_is_of_its_network():

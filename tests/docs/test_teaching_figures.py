@@ -9,18 +9,16 @@ import pytest
 from teaching.data import DOCS, study
 from teaching.figures import FOLDER, claims, drawings, dying, ideas, svg
 from teaching.figures.colors import schemes
-from teaching.fill import PAGES
 
 from report.browser import BROWSER, DRIVER, browser
 
 
 def _named(path):
-    text = path.read_text(encoding="utf-8") if path.is_relative_to(DOCS) else ""
-    return re.findall(r"figures/([\w-]+)\.svg", text)
+    return re.findall(r"figures/([\w-]+)\.svg", path.read_text(encoding="utf-8"))
 
 
 # As the pages name them: another test says that these are all, and to make them takes seconds.
-NAMES = sorted({name for path in PAGES for name in _named(path)})
+NAMES = sorted({name for path in DOCS.rglob("*.md") for name in _named(path)})
 SVG = "{http://www.w3.org/2000/svg}"
 
 

@@ -16,9 +16,8 @@ from batchnorm import reference
 from links import prose
 
 TASKS = ("start.md", "train.md")
-"""They have figures and numbers, too; the rest about them is in test_tasks.py."""
-FILLED = [path for path in PAGES if path.is_relative_to(DOCS)]
-TEACHING = [path for path in FILLED if path.name not in TASKS]
+"""They have numbers, too; the rest about them is in test_tasks.py."""
+TEACHING = [path for path in PAGES if path.is_relative_to(DOCS) and path.name not in TASKS]
 IDS = [str(path.relative_to(DOCS)) for path in TEACHING]
 QUOTED = re.compile(r'```python title="reference.py"\n# (\w+)\n(.*?)```', re.DOTALL)
 TESTS = {test.id: test for claim in study().claims for test in claim.tests}
@@ -69,9 +68,8 @@ def test_images_are_there_and_are_described(text, request):
 
 
 def test_every_figure_is_shown():
-    shown = {
-        name for path in FILLED for name in re.findall(r"figures/([\w-]+)\.svg", path.read_text())
-    }
+    pages = [path.read_text(encoding="utf-8") for path in DOCS.rglob("*.md")]
+    shown = {name for page in pages for name in re.findall(r"figures/([\w-]+)\.svg", page)}
     assert {drawing.name for drawing in drawings()} == shown
 
 
