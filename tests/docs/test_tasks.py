@@ -5,6 +5,7 @@ import subprocess
 import sys
 from itertools import pairwise
 
+import pages
 import pytest
 import torch
 from teaching.data import DOCS, load
@@ -13,7 +14,6 @@ from teaching.measure import mistakes, start
 from torch import nn
 
 import batchnorm as bn
-import links
 
 CHAIN = (
     "start",
@@ -31,18 +31,13 @@ CHAIN = (
 )
 BESIDE = ("layer", "convert", "port", "monitor", "examples", "study")
 NEW = ("start", "train", "freeze", "small_batches", "padding", "ship")
-"""Pages whose code is of the declared kinds alone."""
 each_page = pytest.mark.parametrize("name", (*CHAIN, *BESIDE))
 each_new_page = pytest.mark.parametrize("name", NEW)
 FENCED = re.compile(r"^```([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
-def path(name):
-    return DOCS / f"{name}.md"
-
-
 def read(name):
-    return path(name).read_text(encoding="utf-8")
+    return pages.read(f"{name}.md")
 
 
 @pytest.fixture(autouse=True)
@@ -54,37 +49,37 @@ def threads():
 
 @each_page
 def test_a_page_ends_with_what_is_next(name):
-    assert links.sections(read(name))[-1] == "Next"
+    assert pages.headings(read(name))[-1] == "Next"
 
 
 @pytest.mark.parametrize(("here", "there"), list(pairwise(CHAIN)))
 def test_the_chain_is_unbroken(here, there):
     """The first link of the last section leads on."""
-    _, _, ending = links.prose(read(here)).rpartition("## Next")
-    assert links.targets(ending)[0][0] == f"{there}.md"
+    _, _, ending = pages.prose(read(here)).rpartition("## Next")
+    assert pages.links(ending)[0][0] == f"{there}.md"
 
 
 @each_page
 def test_links_lead_to_files_and_headings(name):
-    assert links.targets(read(name))
-    assert links.broken(path(name), read(name)) == []
+    assert pages.links(read(name))
+    assert pages.broken_links(f"{name}.md", read(name)) == []
 
 
 def test_a_broken_link_is_seen():
     text = "[a](none.md) [b](train.md#none) [c](train.md#learning-rate) [d](https://x.y)"
-    assert links.broken(path("start"), text) == ["none.md", "train.md#none"]
+    assert pages.broken_links("start.md", text) == ["none.md#", "train.md#none"]
 
 
 @each_page
 def test_images_are_there_and_are_described(name):
-    assert links.undescribed(path(name), read(name)) == []
+    assert pages.poor_images(f"{name}.md", read(name)) == []
 
 
 def test_an_image_without_words_is_seen():
     text = (
         "![](figures/start.svg) ![A sentence that is long enough for a picture](figures/none.svg)"
     )
-    assert links.undescribed(path("start"), text) == ["figures/start.svg", "figures/none.svg"]
+    assert pages.poor_images("start.md", text) == ["figures/start.svg", "figures/none.svg"]
 
 
 @each_page
@@ -93,12 +88,6 @@ def test_a_page_begins_with_a_sentence(name):
     assert re.fullmatch("# .*", title)
     assert re.match(r'[A-Z`"]', first)
     assert "." in first
-
-
-@each_page
-def test_no_code_is_indented(name):
-    """Such code has no language, and no button to copy it."""
-    assert not re.search(r"\n\n    \S", links.prose(read(name)))
 
 
 @each_new_page
@@ -110,20 +99,8 @@ def test_a_page_has_sessions_a_picture_and_what_can_go_wrong(name):
     assert re.search(r"^## (What can go wrong|Five usual mistakes|Gradients are not)", text, re.M)
 
 
-@each_new_page
-def test_code_is_a_session_a_file_or_a_command(name):
-    for kind, code in FENCED.findall(read(name)):
-        if kind == "python":
-            assert code.startswith(">>> ")
-            assert code.endswith("\n\n"), "doctest wants an empty line"
-        elif kind.startswith("bash"):
-            for line in code.splitlines():
-                assert re.match(r"(pip install|batchnorm (env|study|fold)) ?", line), line
-        else:
-            assert kind == 'python title="net.py"'
-
-
-def test_the_way_is_linked_from_the_readme():
+def test_the_way_begins_at_the_readme_and_at_the_first_page_of_the_site():
+    assert ("start.md", "") in pages.links(pages.read("index.md"))
     readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
     assert "](docs/start.md)" in readme[: readme.index("## Five lines")]
 
@@ -214,7 +191,7 @@ def test_a_checkpoint_of_parameters_lacks_statistics():
 
 @pytest.mark.slow
 def test_the_commands_that_ship_are_run(tmp_path):
-    blocks = {kind: code for kind, code in FENCED.findall(read("ship")) if "title=" in kind}
+    blocks = {kind: code for kind, code in FENCED.findall(pages.read("ship.md")) if "title" in kind}
     (tmp_path / "net.py").write_text(blocks['python title="net.py"'])
     save = "import torch, net; torch.save(net.make().state_dict(), 'digits.pt')"
     subprocess.run([sys.executable, "-c", save], cwd=tmp_path, check=True)
@@ -229,7 +206,7 @@ def test_the_commands_that_ship_are_run(tmp_path):
 
 
 def test_the_file_of_the_page_builds_the_network_of_the_page():
-    text = read("ship")
+    text = pages.read("ship.md")
     blocks = re.findall(r"nn\.Sequential\(\n(.*?)\n[.\s]*\)\n", text, re.DOTALL)
     session, file = ("".join(re.sub(r"(?m)^\.\.\.", "", block).split()) for block in blocks)
     assert session == file

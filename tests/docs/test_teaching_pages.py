@@ -4,16 +4,16 @@ import inspect
 import re
 from math import exp
 
+import pages
 import pytest
+from pages import prose
 from teaching.__main__ import faults, main
 from teaching.data import DOCS, ROOT, study
 from teaching.figures import drawings
 from teaching.fill import MARKED, PAGES, filled, misplaced, stale
 from teaching.numbers import value
 
-import links
 from batchnorm import reference
-from links import prose
 
 TASKS = ("start.md", "train.md")
 """They have numbers, too; the rest about them is in test_tasks.py."""
@@ -64,18 +64,18 @@ def test_a_mark_that_would_hide_prose_is_seen():
 
 
 def test_images_are_there_and_are_described(text, request):
-    assert links.undescribed(DOCS / request.node.callspec.id, text) == []
+    assert pages.poor_images(request.node.callspec.id, text) == []
 
 
 def test_every_figure_is_shown():
-    pages = [path.read_text(encoding="utf-8") for path in DOCS.rglob("*.md")]
-    shown = {name for page in pages for name in re.findall(r"figures/([\w-]+)\.svg", page)}
+    texts = [path.read_text(encoding="utf-8") for path in DOCS.rglob("*.md")]
+    shown = {name for text in texts for name in re.findall(r"figures/([\w-]+)\.svg", text)}
     assert {drawing.name for drawing in drawings()} == shown
 
 
 def test_links_lead_to_files_and_headings(text, request):
-    assert links.targets(text)
-    assert links.broken(DOCS / request.node.callspec.id, text) == []
+    assert pages.links(text)
+    assert pages.broken_links(request.node.callspec.id, text) == []
 
 
 def test_papers_are_linked_by_their_own_numbers(text):
@@ -105,7 +105,7 @@ def test_the_command_is_that_of_the_study():
 
 
 def test_every_page_says_what_is_next(text):
-    assert links.sections(text)[-1] == "Next"
+    assert pages.headings(text)[-1] == "Next"
 
 
 def test_folded_answers_are_supported():
