@@ -79,6 +79,14 @@ def test_links_lead_somewhere():
     assert pages.broken_links("errors.md", "[a](none.md) [b](#NoError)") == ["none.md#", "#NoError"]
 
 
+def test_the_library_emits_no_warnings():
+    """As the page says; what would be one is part of a result."""
+    assert "The library emits no Python warnings." in TEXT
+    sources = [*(pages.DOCS.parent / "src").rglob("*.py")]
+    assert len(sources) > 100
+    assert not [path for path in sources if "warnings.warn" in path.read_text("utf-8")]
+
+
 def test_the_last_section_is_next():
     assert re.findall(r"^## (.*)$", TEXT, re.MULTILINE)[-1] == "Next"
 
