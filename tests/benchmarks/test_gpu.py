@@ -216,6 +216,14 @@ def test_targets_by_hand():
     assert share.found == pytest.approx(1.6 * 6.4257 * 3 / 32.178, rel=1e-3)
 
 
+def test_targets_are_of_forward_and_backward_together():
+    whole = sample_bench.gpu()
+    wrong = [dataclasses.replace(r, over_eager=9.0) for r in whole.timings if r.phase != "both"]
+    right = [row for row in whole.timings if row.phase == "both"]
+    mixed = dataclasses.replace(whole, timings=(*right, *wrong))
+    assert targets.targets(mixed) == targets.targets(whole)
+
+
 def target_of(ratios, name="times faster than PyTorch eager"):
     """The target when our steps are so many times as fast as eager's, shape by shape."""
     whole = sample_bench.gpu()
