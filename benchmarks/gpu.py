@@ -24,10 +24,10 @@ from on_gpu.jobs import CELL, CHECK, NETWORK, Done, Job, work_off
 from batchnorm.bench import Plan, recording
 from batchnorm.bench.case import CHANNELS_LAST, CONTIGUOUS, Case, Shape
 from batchnorm.bench.cell import measure
-from batchnorm.bench.devices import find
+from batchnorm.bench.devices import Device, find
 from batchnorm.bench.grid import resnet50
 from batchnorm.cli.speeds import print_speeds
-from batchnorm.errors import CommandError
+from batchnorm.errors import CommandError, UsageError
 from batchnorm.records import BenchResult
 
 ROOT = Path(__file__).parents[1]
@@ -52,22 +52,34 @@ class Run:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure; 0 fine, 1 a check or a cell failed, 2 wrong usage, 3 no GPU."""
     options = _options(arguments)
+    if options.rehearse:
+        return carry_out(rehearsal())
     try:
-        run = rehearsal() if options.rehearse else full(options)
+        device = find_gpu(options.device)
     except CommandError as error:
         print(f"gpu.py: {error}", file=sys.stderr)
         return error.exit_code
-    return carry_out(run)
+    torch.backends.cudnn.benchmark = True  # everyone's convolutions are the fastest ones
+    return carry_out(full(device, options))
 
 
-def full(options: argparse.Namespace) -> Run:
-    """Everything, on a GPU.
+def find_gpu(name: str) -> Device:
+    """Give the GPU of that name.
 
     Raises:
-        CommandError: There is none.
+        UsageError: It is no name of a GPU.
+        DeviceError: There is none.
     """
+    device = find(name)
+    if device.place.type != "cuda":
+        raise UsageError(f"--device {name}: expected cuda or cuda:N; on the CPU, --rehearse")
+    return device
+
+
+def full(device: Device, options: argparse.Namespace) -> Run:
+    """Everything, on a GPU."""
     plan = Plan(
-        device=find(options.device),
+        device=device,
         shapes=resnet50(options.batch),
         layouts=(CHANNELS_LAST, CONTIGUOUS),
         dtypes=("bfloat16", "float32"),
@@ -75,7 +87,6 @@ def full(options: argparse.Namespace) -> Run:
         compile=not options.no_compile,
         seconds=0.5,
     )
-    torch.backends.cudnn.benchmark = True  # everyone's convolutions are the fastest ones
     out = options.out / f"gpu-{slug(plan.device.facts()['GPU'])}.json"
     return Run(plan, networks.Size(options.batch), out, 60 * options.minutes, 8.0)
 

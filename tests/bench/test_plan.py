@@ -4,7 +4,7 @@ import pytest
 
 from batchnorm.bench.case import OPERATIONS
 from batchnorm.bench.grid import MLP, QUICK, RESNET50, UNET
-from batchnorm.bench.plan import make_plan, parse_shape
+from batchnorm.bench.plan import _needed, make_plan, parse_shape
 from batchnorm.errors import UsageError
 
 
@@ -78,3 +78,9 @@ def test_bad_options(name):
 
 def test_one_value_per_channel_is_fine_in_inference():
     assert len(list(make_plan(shapes=["1,64"], operations=["inference"]).cases())) == 1
+
+
+def test_memory_counts_results_in_float64_beside_tensors_of_the_dtype():
+    for dtype, size in (("float32", 4), ("bfloat16", 2)):
+        (case,) = make_plan(shapes=["2,3,4"], operations=["bn"], dtypes=[dtype]).cases()
+        assert _needed(case) == 24 * (8 * size + 3 * 8)

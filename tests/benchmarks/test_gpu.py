@@ -1,10 +1,12 @@
 """The run on a GPU, as far as a CPU can show it: its order, its time, its arithmetic, its files."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from batchnorm.bench.devices.cuda import Cuda
 from batchnorm.records import BenchResult, from_json
 from report import sample_bench
 from scripts import load
@@ -92,6 +94,37 @@ def test_the_most_important_comes_first():
     assert found[9].name == "ResNet-50 bfloat16"
     assert all("float32" in job.name for job in found[10:19])
     assert all(job.name.startswith("bn ") for job in found[19:]), "small ones come last"
+
+
+def test_the_whole_run_is_the_announced_one(tmp_path):
+    card = SimpleNamespace(
+        name="NVIDIA H200",
+        major=9,
+        minor=0,
+        multi_processor_count=132,
+        total_memory=141 * 2**30,
+        L2_cache_size=50 * 2**20,
+    )
+    options = gpu._options(["--minutes", "5", "--out", str(tmp_path)])
+    run = gpu.full(Cuda(torch.device("cuda", 0), card), options)
+    assert (run.out, run.seconds) == (tmp_path / "gpu-nvidia-h200.json", 300.0)
+    names = [job.name for job in gpu.jobs(run)]
+    assert names[:3] == [
+        "results",
+        "CUDA graph",
+        "bn+relu 256×64×112×112 channels-last bfloat16",
+    ]
+    cells = 9 * 2 * 2
+    assert names.index("ResNet-50 bfloat16") == 2 + cells
+    assert names.index("ResNet-50 float32") == 3 + 2 * cells
+    assert len(names) == len(set(names)) == 4 + 2 * cells + 12
+    assert run.plan.compile
+    assert not gpu.full(run.plan.device, gpu._options(["--no-compile"])).plan.compile
+
+
+def test_the_cpu_is_only_rehearsed_on(capsys):
+    assert gpu.main(["--device", "cpu"]) == 2
+    assert "expected cuda or cuda:N; on the CPU, --rehearse" in capsys.readouterr().err
 
 
 def test_a_run_saves_after_every_job_and_says_what_was_left_out(tmp_path, monkeypatch, capsys):
@@ -214,6 +247,14 @@ def test_targets_by_hand():
     # Only (32, 64, 112, 112) is larger: 103 MB, both layouts and operations.
     assert share.cells == 4
     assert share.found == pytest.approx(1.6 * 6.4257 * 3 / 32.178, rel=1e-3)
+
+
+def test_targets_are_of_forward_and_backward_together():
+    whole = sample_bench.gpu()
+    wrong = [dataclasses.replace(r, over_eager=9.0) for r in whole.timings if r.phase != "both"]
+    right = [row for row in whole.timings if row.phase == "both"]
+    mixed = dataclasses.replace(whole, timings=(*right, *wrong))
+    assert targets.targets(mixed) == targets.targets(whole)
 
 
 def target_of(ratios, name="times faster than PyTorch eager"):

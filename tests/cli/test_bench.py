@@ -87,7 +87,8 @@ def test_without_a_gpu_it_is_one_sentence_and_exit_code_3(device, capsys, tmp_pa
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.startswith(f"batchnorm: --device {device}: expected a GPU that PyTorch can")
-    assert printed.err.count("\n") == 1
+    assert printed.err.endswith("\nSee docs/errors.md#DeviceError\n")
+    assert printed.err.count("\n") == 2
     assert not list(tmp_path.iterdir())
 
 

@@ -102,10 +102,13 @@ def stopped():
     )
 
 
+GPU = ("ours", "kernel", "eager", "compile")
+
+
 def gpu():
     """A run on a GPU: layers, and a training step of a network."""
     whole = bench()
-    rows = [on_gpu(r) for r in timings(("bn+relu", "bn+add+relu"), ("ours", "eager", "compile"))]
+    rows = [on_gpu(r) for r in timings(("bn+relu", "bn+add+relu"), GPU)]
     fields = {name: getattr(whole, name) for name in whole.__dataclass_fields__}
     said = {
         "results": "96 results compared with float64, none is off",

@@ -82,6 +82,28 @@ def test_page_says_where_it_ran(parsed):
     assert "wall time 5 min 12 s" in text
 
 
+def test_a_gpu_is_named_and_its_columns_are_explained():
+    page = Page(render_bench(sample_bench.gpu()))
+    text = words(page.named("body")[0])
+    assert "Imagined GPU, PyTorch 2.13.0" in text
+    assert "“host ms” is what it takes to ask for the work" in text
+    rows = [words(e) for e in page.named("tr")]
+    # copy 2.57 ms: floor 2.5 of it, eager 5 floors, ours a third; 8 passes instead of 5
+    wanted = (
+        "32×64×112×112 both 6.43 10.7 ±5 % 0.500 96 % 3.0x 9e-7 8.04 ±5 % 128 % "
+        "32.2 ±5 % 0.500 32 % cuDNN 3e-7"
+    )
+    assert any(row.startswith(wanted) for row in rows)
+    assert "256×3×224×224 cl both 100 ±5 % 1.5x 150 ±5 %" in rows
+    assert "training step of ResNet-50" in text
+
+
+def test_a_processor_has_no_columns_of_a_gpu(parsed):
+    text = words(parsed["bench"].named("body")[0])
+    assert "host ms" not in text
+    assert "% copy" not in text
+
+
 def test_page_points_to_nothing_outside_itself(parsed):
     for page in parsed.values():
         for element in page.tags:

@@ -10,7 +10,7 @@ from rich.table import Table
 from ..records import BenchResult, to_json
 from ..report import speeds, wording
 
-_WIDTH = 160
+_WIDTH = 200
 """Columns, where the output is no terminal that has a width of its own."""
 
 _GPU = (

@@ -88,7 +88,7 @@ class Cuda:
 
     def timer(self) -> Events:
         """Give the clock of the GPU."""
-        return Events(Gpu(self.place, CACHES * (self.cache_bytes())))
+        return Events(Gpu(self.place, CACHES * self.cache_bytes()))
 
     def current(self) -> AbstractContextManager[object]:
         """Make it the current device while the block lasts."""
