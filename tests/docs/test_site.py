@@ -154,6 +154,7 @@ def test_sessions_are_copied_as_code(pages):
         assert copied, (name, text)
         compile(copied, name, "exec")
         assert ">>>" not in copied
+        assert "# doctest:" not in text
 
 
 @slow

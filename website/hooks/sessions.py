@@ -4,13 +4,14 @@ import html
 import re
 from typing import Any
 
+FLAG = re.compile(r"[ \t]+# doctest: \+\w+$", re.MULTILINE)
 OPENING = re.compile(r"^```python\n(?=>>> )", re.MULTILINE)
 BLOCK = re.compile(r'<div class="([^"]*\bhighlight)">(.*?)</pre></div>', re.DOTALL)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Name the language of sessions, which GitHub colors well enough as Python."""
-    return OPENING.sub("```pycon\n", markdown)
+    """Name the language of sessions, which GitHub colors well enough; drop doctest's flags."""
+    return OPENING.sub("```pycon\n", FLAG.sub("", markdown))
 
 
 def on_page_content(content: str, **_: Any) -> str:
