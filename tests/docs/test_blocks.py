@@ -21,6 +21,7 @@ BLOCK = re.compile(
 
 RUN_BY = {
     ("docs/port.md", "def carry_over("): "tests/port/test_network.py",
+    ("docs/ship.md", "import torch\nfrom torch"): "tests/docs/test_tasks.py",
     ("docs/study.md", "import torch\nfrom sklearn"): "tests/test_examples.py",
 }
 """Code that is no session, by its page and beginning: the test that runs it, as the page has it."""
