@@ -90,7 +90,7 @@ records: kernels ## measure anew what the teaching pages say, two whole studies 
 test: kernels ## run the whole test suite
 	$(PYTEST)
 
-test-quick: kernels ## run the tests that take no more than a few seconds each
+test-quick: kernels ## run the tests that take seconds, all together a few minutes
 	$(PYTEST) -m 'not slow and not browser'
 
 gallery: kernels ## run the examples, draw their pictures, and write what they print into docs/examples.md

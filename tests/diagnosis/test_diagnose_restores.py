@@ -15,6 +15,8 @@ from batchnorm.diagnosis import collect
 from batchnorm.surgery.recalibration import restore
 from meddling import Counter, Stubborn
 
+pytestmark = pytest.mark.slow
+
 
 def network():
     torch.manual_seed(0)

@@ -12,6 +12,9 @@ import torch
 
 from .planted import FAULTS, alarms, diagnosed, healthy, layers_found
 
+pytestmark = pytest.mark.slow
+
+
 SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))]
 
 FOUND = {

@@ -24,6 +24,9 @@ from batchnorm.diagnosis.rules import (
 
 from .planted import diagnosed, healthy
 
+pytestmark = pytest.mark.slow
+
+
 SHARE = 1 - 0.99**30
 
 STATISTICS = (misread_variance, exchanged_statistics, undivided_statistics)

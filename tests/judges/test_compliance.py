@@ -14,6 +14,8 @@ from batchnorm.functional import batch_norm
 from .samples import LABELS, OP, draw, each_sample, torchs_own_warning
 from .testing_package import composite_compliance, optests
 
+pytestmark = pytest.mark.slow
+
 
 def assert_same(actual, expected, **_):
     """The same up to what PyTorch's tests tolerate in float64."""

@@ -21,6 +21,9 @@ from .testing_package import (
     noncontiguous_like,
 )
 
+pytestmark = pytest.mark.slow
+
+
 FORMATS = {
     2: ("contiguous_format",),
     3: ("contiguous_format",),

@@ -13,6 +13,9 @@ import batchnorm
 
 from .layers import MODULES, each_case, each_mode
 
+pytestmark = pytest.mark.slow
+
+
 CONVERSIONS = [
     (old, new) for old in (torch.float32, torch.float64) for new in (torch.float32, torch.float64)
 ]

@@ -14,6 +14,9 @@ from .problem import Problem, assert_as_torch, solve
 from .samples import LABELS, OP, draw, each_sample, label, torchs_own_warning
 from .testing_package import OPERATORS, PROFILE, gradcheck, gradgradcheck
 
+pytestmark = pytest.mark.slow
+
+
 DTYPES = sorted(OP.supported_dtypes("cpu"), key=str)
 OTHER_DTYPES = (torch.bool, torch.uint8, torch.int32, torch.int64, torch.complex64)
 

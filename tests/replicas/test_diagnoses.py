@@ -13,7 +13,7 @@ from batchnorm.errors import OptionError, SyncError
 from .diagnoses import BOOM, SHARE, Case, batches, do, loss, moved, network, optimizer, shard, told
 from .world import Worlds, needs_gloo, run
 
-pytestmark = needs_gloo
+pytestmark = [needs_gloo, pytest.mark.slow]
 
 WHOLE = Case("whole")
 MOVED = Case("moved", moved=3.0)

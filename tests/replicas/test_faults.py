@@ -11,7 +11,7 @@ from batchnorm.errors import OptionError, ShapeError, StatisticsError, SyncError
 from . import faults
 from .world import needs_gloo, run
 
-pytestmark = needs_gloo
+pytestmark = [needs_gloo, pytest.mark.slow]
 
 WORLD = 2
 PATIENCE = 30

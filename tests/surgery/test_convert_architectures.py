@@ -16,6 +16,9 @@ from .equal import same_states
 from .examples import load
 from .nets import distance, norms, randomized, reference, run
 
+pytestmark = pytest.mark.slow
+
+
 OURS, RESIDUAL = load("architectures"), load("resnet")
 
 

@@ -14,6 +14,9 @@ from .nets import Net, OneInput, distance, randomized, reference, run
 from .test_fold import images
 from .traceable import traceable
 
+pytestmark = pytest.mark.slow
+
+
 X = images(4, 3, 6, 6)
 
 

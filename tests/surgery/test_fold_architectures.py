@@ -9,6 +9,9 @@ from . import architectures
 from .examples import load
 from .nets import distance, norms, randomized, reference, run
 
+pytestmark = pytest.mark.slow
+
+
 OURS = load("architectures")
 CASES = {
     "unet": (OURS.UNet, (2, 3, 32, 32), 10, 0),

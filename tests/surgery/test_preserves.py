@@ -16,6 +16,9 @@ import batchnorm as bn
 
 from .nets import randomized
 
+pytestmark = pytest.mark.slow
+
+
 VERBS = {
     "convert": lambda model, x: bn.convert(model, x, to="batchnorm").model,
     "fused": lambda model, x: bn.convert(model, x, to="fused").model,

@@ -68,9 +68,9 @@ PROMISES = (
     Promise(
         4,
         "It prevents dying ReLUs",
-        "A ReLU that is off for every sample passes no gradient: its own weights learn nothing, and "
-        "only changes below it can switch it on again. The unit is dead; batch normalization is "
-        "said to prevent this by centering what the ReLU receives.",
+        "A ReLU that is off for every sample passes no gradient: its own weights learn nothing, "
+        "and only changes below it can switch it on again. The unit is dead; batch normalization "
+        "is said to prevent this by centering what the ReLU receives.",
         "After training, every unit that no sample of the whole training set switches on is "
         "counted as dead; those already dead at the start are told apart from those that died.",
         "At a learning rate small enough for the network without batch normalization, few of its "
