@@ -21,7 +21,7 @@ LAYOUTS = (
     Layout((3, 1, 40)),
     Layout((1, 3, 5, 5)),
     Layout((4, 9, 7, 7)),
-    Layout((70, 3, 7)),  # runs too short to be read by themselves
+    Layout((70, 3, 11)),  # runs too short to be read by themselves; more parts than a tile takes
     Layout((5, 3, 8, 8)),
     Layout((2, 2, 13, 11)),
     Layout((4, 9, 3, 3), "channels_last"),
@@ -278,6 +278,32 @@ def test_constant_statistics_have_no_gradient_through_them(layout, kernels):
     roots = (x.numel() // x.shape[1]) ** 0.5 * largest(exact.output).max()
     for ours, value, size in zip(grads, exact[1:5], (8, roots, roots, 4), strict=True):
         assert (ours.cpu().double() - value).abs().max() <= 64 * 2**-23 * size
+
+
+@pytest.mark.parametrize("name", [None, *ACTIVATIONS])
+@pytest.mark.parametrize("residual", [False, True], ids=["plain", "residual"])
+def test_nan_stays_nan_and_its_gradient_is_that_of_torch(residual, name, kernels):
+    x, grad_y, after = make(LAYOUTS[4], name=name, residual=residual)
+    x = x.clone()
+    x[0, 0, 0, 0] = float("nan")
+    running = moving(x.shape[1], "skip")[:2]
+    signed = residual and name in SIGNED
+    out = kernels.evaluate(x, after, EPS, running, signs=signed)
+    kept = after._replace(residual=None) if signed else after
+    needs = (True, False, True, residual)
+    ours = kernels.backward(grad_y, x, out.vectors, kept, out.signs, needs, constant=True)
+    z = torch.nn.functional.batch_norm(x, *running, *after[:2], eps=EPS)
+    z = (z + after.residual if residual else z).requires_grad_()
+    y = z if after.act is None else after.act.forward(z)
+    (dz,) = torch.autograd.grad(y, z, grad_y)
+    assert out.y.isnan().nonzero().tolist() == [[0, 0, 0, 0]]
+    if name in ("elu", "hardswish"):
+        return  # PyTorch's own depends on where in the tensor it is
+    assert dz.isnan().sum() == (name not in (None, "relu", "leaky_relu"))
+    close = {"rtol": 1e-5, "atol": 1e-5, "equal_nan": True}
+    torch.testing.assert_close(ours[2], dz.sum((0, 2, 3)), **close)
+    if residual:
+        torch.testing.assert_close(ours[3], dz, **close)
 
 
 @pytest.mark.parametrize(

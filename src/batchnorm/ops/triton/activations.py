@@ -32,7 +32,7 @@ def gradient(g, z, ACT: tl.constexpr):
     if ACT == "relu" or ACT == "leaky_relu":
         g = gradient_by_sign(g, passes(z, ACT), ACT)
     elif ACT == "elu":
-        g = tl.where(z > 0, g, g * tl.exp(tl.minimum(z, 0.0)))
+        g = tl.where(z > 0, g, g * tl.exp(z))
     elif ACT == "silu":
         s = tl.sigmoid(z)
         g = g * s * (1.0 + z * (1.0 - s))
@@ -74,7 +74,7 @@ def _normal_distribution(z):
 
 @triton.jit
 def _exponential_minus_one(x):
-    """Compute it without cancellation, for x <= 0."""
+    """Compute it without cancellation, for x <= 0; NaN stays NaN."""
     # The series ends where its next term is below half an ulp at the border.
     series = 1.0 + x * (1.0 / 7.0)
     series = 1.0 + x * (1.0 / 6.0) * series
@@ -82,7 +82,7 @@ def _exponential_minus_one(x):
     series = 1.0 + x * 0.25 * series
     series = 1.0 + x * (1.0 / 3.0) * series
     series = 1.0 + x * 0.5 * series
-    return tl.where(x > -0.35, x * series, tl.exp(tl.minimum(x, 0.0)) - 1.0)
+    return tl.where(x > -0.35, x * series, tl.exp(x) - 1.0)
 
 
 @triton.jit
