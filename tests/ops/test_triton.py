@@ -146,6 +146,18 @@ def test_every_activation_agrees_with_the_reference(layout, residual, name, kern
             assert (ours.cpu().double() - value).abs().max() <= 64 * 2**-23 * size
 
 
+@pytest.mark.parametrize("name", ["elu", "tanh"])
+def test_small_values_lose_no_digits(name, kernels):
+    """Where the exponential less 1 is a series: up to −0.35, or 0.175 of either sign for tanh."""
+    z = torch.linspace(-0.35, -1e-6, 4096, device=device()).view(-1, 1)
+    z = z if name == "elu" else z / 2
+    zero, one = torch.zeros(1, device=device()), torch.ones(1, device=device())
+    after = Affine(None, None, None, ACTIVATIONS[name])
+    y = kernels.evaluate(z, after, 0.0, (zero, one)).y.cpu().double()
+    exact = after.act.forward(z.cpu().double())
+    assert ((y - exact) / exact).abs().max() <= 2 * 2**-23
+
+
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 @pytest.mark.parametrize("ratio", [1e3, 1e6])
 def test_a_large_mean_costs_no_precision(layout, ratio, kernels):
