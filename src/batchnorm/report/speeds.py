@@ -268,8 +268,7 @@ _Columns = list[tuple[str, Callable[[Timing | None], str]]]
 
 def _columns(name: str, *, is_network: bool, on_gpu: bool) -> _Columns:
     """Choose what is shown of a variant."""
-    label = {"kernel": "kernel", "eager": "eager", "compile": "compile"}.get(name, name)
-    columns: _Columns = [(f"{label} ms", milliseconds), ("±", spread)]
+    columns: _Columns = [(f"{name} ms", milliseconds), ("±", spread)]
     if on_gpu and not is_network and name in ("ours", "eager"):
         columns.append(("host ms", lambda row: wording.number(row.host_ms if row else None, 3)))
     if on_gpu and not is_network:

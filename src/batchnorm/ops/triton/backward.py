@@ -48,19 +48,9 @@ def reduce_kernel(
 ):
     """Compute the sums of every split."""
     block, split = tl.program_id(0), tl.program_id(1)
-    here = rectangle(
-        block,
-        split,
-        rows,
-        units * ALIGN,
-        channels,
-        inner,
-        split_rows,
-        split_tiles,
-        column_splits,
-        PLANES,
-        TC,
-    )
+    matrix = (rows, units * ALIGN, channels, inner)
+    cut = (split_rows, split_tiles, column_splits)
+    here = rectangle(block, split, matrix, cut, PLANES, TC)
     channel, lane, exists = lanes_of(here, PLANES, TC)
     mean, low, invstd = _vectors_of(vectors, channel, exists, channels)
     by = affine_of(mean, low, invstd, weight, bias, channel, exists)
@@ -129,19 +119,9 @@ def elemt_kernel(
     # Backwards: what the kernel before has read last is still in the cache.
     block = tl.num_programs(0) - 1 - tl.program_id(0)
     split = tl.num_programs(1) - 1 - tl.program_id(1)
-    here = rectangle(
-        block,
-        split,
-        rows,
-        units * ALIGN,
-        channels,
-        inner,
-        split_rows,
-        split_tiles,
-        column_splits,
-        PLANES,
-        TC,
-    )
+    matrix = (rows, units * ALIGN, channels, inner)
+    cut = (split_rows, split_tiles, column_splits)
+    here = rectangle(block, split, matrix, cut, PLANES, TC)
     channel, _, exists = lanes_of(here, PLANES, TC)
     mean, low, invstd = _vectors_of(vectors, channel, exists, channels)
     by = affine_of(mean, low, invstd, weight, bias, channel, exists)

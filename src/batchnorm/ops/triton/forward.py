@@ -58,19 +58,9 @@ def stats_kernel(
 ):
     """Compute the moments of every split."""
     block, split = tl.program_id(0), tl.program_id(1)
-    here = rectangle(
-        block,
-        split,
-        rows,
-        units * ALIGN,
-        channels,
-        inner,
-        split_rows,
-        split_tiles,
-        column_splits,
-        PLANES,
-        TC,
-    )
+    matrix = (rows, units * ALIGN, channels, inner)
+    cut = (split_rows, split_tiles, column_splits)
+    here = rectangle(block, split, matrix, cut, PLANES, TC)
     count, high, low, m2 = moments_of(x, share, here, each, PLANES, TR, TC, STAGES)
     _, lane, exists = lanes_of(here, PLANES, TC)
     lanes = channels if PLANES else units * ALIGN
@@ -173,19 +163,9 @@ def normalize_kernel(
     # Backwards: what the kernel before has read last is still in the cache.
     block = tl.num_programs(0) - 1 - tl.program_id(0)
     split = tl.num_programs(1) - 1 - tl.program_id(1)
-    here = rectangle(
-        block,
-        split,
-        rows,
-        units * ALIGN,
-        channels,
-        inner,
-        split_rows,
-        split_tiles,
-        column_splits,
-        PLANES,
-        TC,
-    )
+    matrix = (rows, units * ALIGN, channels, inner)
+    cut = (split_rows, split_tiles, column_splits)
+    here = rectangle(block, split, matrix, cut, PLANES, TC)
     channel, _, exists = lanes_of(here, PLANES, TC)
     if running_mean is not None:
         mean = tl.load(running_mean + channel, mask=exists, other=0.0)

@@ -10,20 +10,10 @@ import triton.language as tl
 
 
 @triton.jit
-def rectangle(
-    block,
-    split,
-    rows,
-    columns,
-    channels,
-    inner,
-    split_rows,
-    split_tiles,
-    column_splits,
-    PLANES: tl.constexpr,
-    TC: tl.constexpr,
-):
-    """Give the rectangle of a program."""
+def rectangle(block, split, matrix, cut, PLANES: tl.constexpr, TC: tl.constexpr):
+    """Give the rectangle of a program: `matrix` and `cut` are what `calls.place` gives."""
+    rows, columns, channels, inner = matrix
+    split_rows, split_tiles, column_splits = cut
     row = (split // column_splits) * split_rows
     row_end = tl.minimum(row + split_rows, rows)
     if PLANES:
